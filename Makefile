@@ -1,0 +1,63 @@
+# Every target does its own set-up. CONTRIBUTING.md says when to use which.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+export CGO_ENABLED ?= 0
+export GOTOOLCHAIN ?= local
+
+# Istio's own YAML, as input for tests. Without it those tests skip and say so.
+ifndef LATEEN_ISTIO_SAMPLES
+ifneq ($(wildcard ../shared/samples/istio),)
+export LATEEN_ISTIO_SAMPLES := $(abspath ../shared/samples/istio)
+endif
+endif
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+# gRPC's own request tracing links html/template, and with it the linker keeps
+# every exported method: 9 MB of lateen-proxy.
+TAGS     := grpcnotrace
+BINARIES := lateen lateend lateen-proxy bookinfo
+MODULES  := . test/interop
+
+.PHONY: build demo test lint bench bench-control fuzz clean
+
+build: $(BINARIES:%=bin/%)
+
+# go build itself knows best what is out of date.
+.PHONY: $(BINARIES:%=bin/%)
+$(BINARIES:%=bin/%): bin/%:
+	go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+demo: build
+	bin/lateen demo
+
+test:
+	CGO_ENABLED=1 go run ./test/run -race $(MODULES)
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	for m in $(MODULES); do (cd $$m && go mod verify >/dev/null && go vet ./... ); done
+	go tool staticcheck ./...
+	@echo lint ok
+
+# Debian packages when root; otherwise they must be there.
+bench: build
+	@for p in wrk haproxy nginx; do \
+	  command -v $$p >/dev/null || [ -x /usr/sbin/$$p ] || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk haproxy nginx; } \
+	  || { echo "bench needs $$p (Debian package $$p)"; exit 1; }; done
+	go run ./test/bench $(BENCHFLAGS)
+
+bench-control: build
+	go run ./test/bench/controlplane $(BENCHFLAGS)
+
+# Ten seconds for every fuzz target.
+FUZZTIME ?= 10s
+fuzz:
+	@for f in $$(grep -rlE '^func Fuzz' --include=*_test.go .); do d=$$(dirname $$f); \
+	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' $$f | cut -d' ' -f2); do \
+	    echo "== $$d $$t"; (cd $$d && go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) .); done; done
+
+clean:
+	rm -rf bin

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lateen-mesh/lateen/internal/controlplane/api"
+)
+
+func (a *app) applyCmd() *cobra.Command {
+	var files []string
+	var recursive, wait bool
+	c := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Apply configuration to the mesh",
+		Long: `Apply reads objects from files, directories or standard input and stores them.
+
+Each object stands for itself: good ones are stored, bad ones are reported with
+file, line and field, and make the exit code 1.
+
+With --wait the command returns when every proxy that the change concerns has
+acknowledged it, and prints how long that took; or, after --timeout, names the
+proxies that have not.`,
+		Example: `  lateen apply -f virtual-service-all-v1.yaml
+  lateen apply -f destination-rules.yaml -f routes/ --wait
+  kubectl get virtualservice reviews -o yaml | lateen apply -f -`,
+		Args: cobra.NoArgs,
+		RunE: verb(func([]string) error { return a.apply(files, recursive, wait) }),
+	}
+	a.namespaced(c)
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file, directory or - to read (repeatable)")
+	c.Flags().BoolVarP(&recursive, "recursive", "R", false, "read directories within directories too")
+	c.Flags().BoolVar(&wait, "wait", false, "return when every affected proxy has acknowledged")
+	_ = c.MarkFlagRequired("filename")
+	return c
+}
+
+func (a *app) apply(files []string, recursive, wait bool) error {
+	client, _, err := a.target()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	objects, bad, err := a.readFiles(files, recursive)
+	if err != nil {
+		return err
+	}
+	began := a.Now()
+	var epoch uint64
+	var applied []string
+	for _, o := range objects {
+		manifest, err := o.JSON()
+		if err != nil {
+			return err
+		}
+		res, err := call(a, func(ctx context.Context) (*api.ApplyResponse, error) { return client.Apply(ctx, manifest) })
+		if noMesh(err) {
+			return err
+		}
+		if err != nil {
+			a.errorf("error: %s: %s: %v", o.Source, reference(o.Key), err)
+			bad++
+			continue
+		}
+		epoch = max(epoch, res.Epoch)
+		applied = append(applied, o.Key.String())
+		fmt.Fprintf(a.Stdout, "%s %s\n", reference(o.Key), res.Result)
+	}
+	if len(objects) == 0 && bad == 0 {
+		return errors.New("no objects passed to apply")
+	}
+	waiting := false
+	if wait && epoch > 0 {
+		if waiting, err = a.wait(client, epoch); err != nil {
+			return err
+		}
+	}
+	answered := a.Now()
+	// What only shows among all objects, such as a subset that nobody defines,
+	// or at a proxy, such as a certificate file that is not there.
+	_, refused, err := a.findings(client, applied)
+	if err != nil {
+		return err
+	}
+	if wait && epoch > 0 && !waiting && !refused {
+		a.acknowledged(began, answered)
+	}
+	if bad > 0 || waiting || wait && refused {
+		return reported(ExitFailed)
+	}
+	return nil
+}
+
+// wait returns when every affected proxy runs the epoch, or names those that
+// do not and says so.
+func (a *app) wait(client *api.Client, epoch uint64) (waiting bool, err error) {
+	// The answer at the timeout is the server's; ours only guards against none.
+	ctx, cancel := context.WithTimeout(a.ctx, a.timeout+5*time.Second)
+	defer cancel()
+	res, err := client.Wait(ctx, api.WaitRequest{Epoch: epoch, Timeout: a.timeout})
+	if err != nil {
+		return false, err
+	}
+	for _, w := range res.Waiting {
+		a.errorf("not acknowledged by %s: %s", w.Proxy, w.Reason)
+	}
+	return len(res.Waiting) > 0, nil
+}
+
+func (a *app) acknowledged(began, answered time.Time) {
+	fmt.Fprintf(a.Stdout, "acknowledged by every affected proxy in %d ms\n", answered.Sub(began).Milliseconds())
+}

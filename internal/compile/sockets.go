@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"net/netip"
+	"strconv"
+
+	"github.com/lateen-mesh/lateen/internal/mesh"
+)
+
+// ProxyRouteConfig is the route configuration of the HTTP proxy port.
+const ProxyRouteConfig = "http_proxy"
+
+func portName(port uint32) string { return strconv.FormatUint(uint64(port), 10) }
+
+func socketName(address string, port uint32) string { return address + "_" + portName(port) }
+
+// proxyPort puts every host of every port behind the HTTP proxy port. Ports
+// that are not HTTP are reached by CONNECT.
+func (s *scoper) proxyPort(visible []*mesh.Service) {
+	if s.Options.ProxyHTTPPort == 0 {
+		return
+	}
+	s.rcs[ProxyRouteConfig] = true
+	for _, svc := range visible {
+		for _, p := range svc.Ports {
+			if p.Protocol != mesh.UDP {
+				s.host(HostRef{RouteConfig: ProxyRouteConfig, Host: svc.ID.Host, Port: p.Number, WithPort: true, Connect: true}, svc, nil)
+			}
+		}
+	}
+	for _, h := range s.unserved() {
+		if h != "*" {
+			s.host(HostRef{RouteConfig: ProxyRouteConfig, Host: h, Port: 80, WithPort: true}, nil, nil)
+		}
+	}
+}
+
+// boundSockets are the Sidecar egress listeners with a port, which the proxy
+// binds itself when nothing is redirected to it.
+func (s *scoper) boundSockets(visible []*mesh.Service) {
+	for i := range s.egress {
+		e := &s.egress[i]
+		if e.port == nil {
+			continue
+		}
+		bind := e.bind
+		if bind == "" {
+			bind = "127.0.0.1"
+		}
+		sock := Socket{Name: socketName(bind, e.port.Number), Address: bind, Port: e.port.Number,
+			Protocol: protocol(e.port.Protocol, e.port.Name, e.port.Number)}
+		for _, svc := range visible {
+			if !e.allows(svc.ID.Namespace, svc.ID.Host) {
+				continue
+			}
+			if _, ok := svc.Port(e.port.Number); !ok {
+				continue
+			}
+			if sock.Protocol.MaybeHTTP() {
+				s.host(HostRef{RouteConfig: portName(e.port.Number), Host: svc.ID.Host, Port: e.port.Number}, svc, e)
+				continue
+			}
+			sock.Services = append(sock.Services, s.socketService(svc, e.port.Number))
+		}
+		if sock.Protocol.MaybeHTTP() {
+			sock.RouteConfig = portName(e.port.Number)
+			s.rcs[sock.RouteConfig] = true
+		} else if len(sock.Services) == 0 {
+			continue // nothing behind it (yet)
+		}
+		s.out.Sockets = append(s.out.Sockets, sock)
+	}
+}
+
+func (s *scoper) socketService(svc *mesh.Service, port uint32) SocketService {
+	out := SocketService{ID: svc.ID, Port: port}
+	if head := s.Registry.RouteFor(svc.ID.Host, s.Namespace, nil); head != nil && head.Opaque {
+		out.Routing = head.Ref
+	}
+	return out
+}
+
+// redirected plans the hand-off listeners behind the redirect port: one per
+// HTTP port for all hosts, one per address and port for TCP, and one per port
+// for TLS, chosen by server name.
+func (s *scoper) redirected(visible []*mesh.Service) {
+	for _, svc := range visible {
+		for _, p := range svc.Ports {
+			switch {
+			case p.Protocol == mesh.UDP || p.Number == s.Options.OutboundPort || p.Number == s.Options.InboundPort:
+			case p.Protocol.MaybeHTTP():
+				s.wildcard(p, mesh.HTTP)
+			case p.Protocol.IsTLS():
+				if sock := s.wildcard(p, mesh.TLS); sock.Protocol == mesh.TLS {
+					sock.Services = append(sock.Services, s.socketService(svc, p.Number))
+				}
+			default:
+				s.tcpSocket(svc, p)
+			}
+		}
+	}
+	for _, sock := range s.ports {
+		if sock.Protocol == mesh.HTTP {
+			sock.RouteConfig = portName(sock.Port)
+			s.rcs[sock.RouteConfig] = true
+		}
+		s.out.Sockets = append(s.out.Sockets, *sock)
+	}
+	for _, svc := range visible {
+		for _, p := range svc.Ports {
+			if p.Protocol.MaybeHTTP() && s.ports[p.Number] != nil && s.ports[p.Number].Protocol == mesh.HTTP {
+				s.host(HostRef{RouteConfig: portName(p.Number), Host: svc.ID.Host, Port: p.Number}, svc, nil)
+			}
+		}
+	}
+	for _, h := range s.unserved() {
+		for port, sock := range s.ports {
+			if sock.Protocol == mesh.HTTP && h != "*" {
+				s.host(HostRef{RouteConfig: portName(port), Host: h, Port: port}, nil, nil)
+			}
+		}
+	}
+}
+
+// wildcard returns the socket of all addresses for a port. The first protocol
+// that comes to a port decides; services are in a fixed order, so that every
+// replica decides alike.
+func (s *scoper) wildcard(p mesh.Port, proto mesh.Protocol) *Socket {
+	sock := s.ports[p.Number]
+	if sock == nil {
+		sock = &Socket{Name: socketName("0.0.0.0", p.Number), Address: "0.0.0.0", Port: p.Number, HandOff: true, Protocol: proto}
+		s.ports[p.Number] = sock
+	}
+	return sock
+}
+
+func (s *scoper) tcpSocket(svc *mesh.Service, p mesh.Port) {
+	bound := false
+	for _, a := range svc.Addresses {
+		if _, err := netip.ParseAddr(a); err != nil || s.Registry.vips[vip{a, p.Number}] != svc.ID {
+			continue
+		}
+		bound = true
+		s.out.Sockets = append(s.out.Sockets, Socket{
+			Name: socketName(a, p.Number), Address: a, Port: p.Number, HandOff: true, Protocol: mesh.TCP,
+			Services: []SocketService{s.socketService(svc, p.Number)},
+		})
+	}
+	if bound {
+		return
+	}
+	if sock := s.wildcard(p, mesh.TCP); sock.Protocol == mesh.TCP && len(sock.Services) == 0 {
+		sock.Services = []SocketService{s.socketService(svc, p.Number)}
+	}
+}
+
+// proxyless gives each service port a route configuration of its own, named as
+// Istio's grpc generator does.
+func (s *scoper) proxyless(visible []*mesh.Service) {
+	for _, svc := range visible {
+		for _, p := range svc.Ports {
+			if p.Protocol.MaybeHTTP() {
+				s.host(HostRef{RouteConfig: mesh.OutboundCluster(p.Number, "", svc.ID.Host), Host: svc.ID.Host, Port: p.Number, Proxyless: true}, svc, nil)
+			}
+		}
+	}
+}

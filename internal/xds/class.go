@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/lateen-mesh/lateen/internal/compile"
+)
+
+// Class is everything about a proxy that its configuration may depend on.
+// Proxies of one class get the same views. It is comparable.
+type Class struct {
+	Mode      compile.Mode
+	Namespace string
+	Address   string
+	Labels    string // see compile.EncodeLabels
+	// OnDemand: virtual hosts are resources of their own.
+	OnDemand bool
+	// PublishOn and PublishedPorts ("8080=18080,...") are a gateway's, see
+	// compile.Workload.
+	PublishOn, PublishedPorts string
+}
+
+// String names the class in status and debug output.
+func (c Class) String() string {
+	return fmt.Sprintf("%s/%s/%s[%s]", c.Mode, c.Namespace, c.Address, c.Labels)
+}
+
+// workload is the workload beside a proxy of the class.
+func (c Class) workload() compile.Workload {
+	w := compile.Workload{
+		Namespace: c.Namespace, Address: c.Address, Labels: compile.DecodeLabels(c.Labels),
+		PublishOn: c.PublishOn, PublishedPorts: map[uint32]uint32{},
+	}
+	for pair := range strings.SplitSeq(c.PublishedPorts, ",") {
+		from, to, _ := strings.Cut(pair, "=")
+		f, err1 := strconv.ParseUint(from, 10, 16)
+		t, err2 := strconv.ParseUint(to, 10, 16)
+		if err1 == nil && err2 == nil {
+			w.PublishedPorts[uint32(f)] = uint32(t)
+		}
+	}
+	return w
+}
+
+// ClassOf reads a node as Istio's proxies describe themselves: the id
+// <type>~<ip>~<name>.<namespace>~<domain> and the metadata NAMESPACE, LABELS,
+// INTERCEPTION_MODE, GENERATOR, and our own LATEEN_VHDS, which counts only for
+// a delta client, and a gateway's LATEEN_PUBLISH_ON and LATEEN_PUBLISHED_PORTS.
+func ClassOf(node *corev3.Node, delta bool) (Class, error) {
+	parts := strings.Split(node.GetId(), "~")
+	if len(parts) != 4 {
+		return Class{}, fmt.Errorf("node id %q: want <type>~<ip>~<name>.<namespace>~<domain>", node.GetId())
+	}
+	meta := func(key string) string { return node.GetMetadata().GetFields()[key].GetStringValue() }
+	c := Class{Namespace: meta("NAMESPACE"), Mode: compile.ModeRedirect}
+	if c.Namespace == "" {
+		// Istio takes it from the id, then from the domain.
+		if _, ns, ok := strings.Cut(parts[2], "."); ok {
+			c.Namespace = ns
+		} else {
+			c.Namespace, _, _ = strings.Cut(parts[3], ".")
+		}
+	}
+	switch parts[0] {
+	case "sidecar":
+	case "router":
+		c.Mode = compile.ModeGateway
+	default:
+		return Class{}, fmt.Errorf("node id %q: proxies of type %q are not served; want sidecar or router", node.GetId(), parts[0])
+	}
+	addr, err := netip.ParseAddr(parts[1])
+	if err != nil {
+		return Class{}, fmt.Errorf("node id %q: %w", node.GetId(), err)
+	}
+	c.Address = addr.String()
+	if meta("GENERATOR") == "grpc" {
+		return Class{Mode: compile.ModeProxyless, Namespace: c.Namespace, Labels: labelsOf(node)}, nil
+	}
+	if c.Mode != compile.ModeGateway && meta("INTERCEPTION_MODE") == string(compile.ModeNone) {
+		c.Mode = compile.ModeNone
+	}
+	if c.Mode == compile.ModeGateway {
+		if a, err := netip.ParseAddr(meta("LATEEN_PUBLISH_ON")); err == nil {
+			c.PublishOn = a.String()
+		}
+		c.PublishedPorts = meta("LATEEN_PUBLISHED_PORTS")
+	}
+	c.OnDemand = delta && meta("LATEEN_VHDS") == "true"
+	c.Labels = labelsOf(node)
+	return c, nil
+}
+
+func labelsOf(node *corev3.Node) string {
+	labels := map[string]string{}
+	for k, v := range node.GetMetadata().GetFields()["LABELS"].GetStructValue().GetFields() {
+		// A label cannot contain these; they would make two label sets look alike.
+		if s := v.GetStringValue(); !strings.ContainsAny(k+s, ",=") {
+			labels[k] = s
+		}
+	}
+	return compile.EncodeLabels(labels, nil)
+}
