@@ -28,6 +28,9 @@ Usage:
   bookinfo {productpage|details|reviews|ratings} [flags]
   bookinfo version
 
+Without arguments it serves the service that SERVICE_NAME names, as the
+container images do.
+
 Flags (and the environment they default to):
   --listen ADDR     address to listen on (LISTEN_ADDRESS, else :9080)
   --version V       version to play: v1, v2, v3 (SERVICE_VERSION, else v1)
@@ -50,6 +53,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if name := getenv("SERVICE_NAME"); len(args) == 0 && name != "" {
+		args = []string{name}
+	}
 	if len(args) == 0 || args[0] == "-h" || args[0] == "--help" || args[0] == "help" {
 		fmt.Fprint(stdout, usage)
 		return 0
