@@ -38,6 +38,10 @@ func didYouMean(word string, candidates []string) string {
 	return ""
 }
 
+// DidYouMean returns a sentence naming the candidate that the writer of word
+// most likely meant, or the few candidates there are, or nothing.
+func DidYouMean(word string, candidates []string) string { return didYouMean(word, candidates) }
+
 // editDistance counts insertions, deletions, substitutions and swaps of
 // neighbours (optimal string alignment) in bytes.
 func editDistance(a, b string) int {
