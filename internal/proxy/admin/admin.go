@@ -107,7 +107,7 @@ func (p *Proxy) Handler() http.Handler {
 		"/ready":            {"print server state, return 200 if LIVE, otherwise return 503", false, p.ready},
 		"/server_info":      {"print server version/status information", false, p.serverInfo},
 		"/stats":            {"print server stats", false, p.stats},
-		"/stats/prometheus": {"print server stats in prometheus format", false, p.prometheus},
+		"/stats/prometheus": {"print server stats in prometheus format", false, p.Prometheus},
 		"/healthcheck/fail": {"cause the server to fail health checks", true, p.drainListeners},
 		"/reset_counters":   {"not supported: counters only grow", true, nil},
 		"/config_dump/eds":  {"dump endpoints as sent", false, p.endpointDump},
@@ -216,7 +216,7 @@ func filterOf(r *http.Request) (telemetry.Filter, error) {
 func (p *Proxy) stats(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Query().Get("format") {
 	case "prometheus":
-		p.prometheus(w, r)
+		p.Prometheus(w, r)
 		return
 	case "", "text":
 	default:
@@ -232,7 +232,9 @@ func (p *Proxy) stats(w http.ResponseWriter, r *http.Request) {
 	_ = p.Registry.WriteText(w, f)
 }
 
-func (p *Proxy) prometheus(w http.ResponseWriter, r *http.Request) {
+// Prometheus serves the metrics of Registry alone, for a port that Prometheus may
+// reach.
+func (p *Proxy) Prometheus(w http.ResponseWriter, r *http.Request) {
 	f, err := filterOf(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

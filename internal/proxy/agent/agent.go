@@ -6,13 +6,16 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +23,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"golang.org/x/sys/unix"
 
+	"github.com/lateen-mesh/lateen/internal/proxy/admin"
 	"github.com/lateen-mesh/lateen/internal/proxy/bootstrap"
 	"github.com/lateen-mesh/lateen/internal/proxy/cluster"
 	"github.com/lateen-mesh/lateen/internal/proxy/listener"
@@ -39,10 +43,26 @@ type Options struct {
 	// DrainTime is how long connections may go on after SIGTERM, and after
 	// their filter chain went; default 5 s.
 	DrainTime time.Duration
+	// MinimumDrain is how long new connections are taken after SIGTERM even when
+	// there is none left, for clients that have not heard yet. It does not count
+	// when Drain was called before, nor after Quit. At most DrainTime unless
+	// DrainToZero.
+	MinimumDrain time.Duration
+	// DrainToZero waits for the last connection however long it takes.
+	DrainToZero bool
 	// TokenFile holds the bearer token that proves the workload to the control
 	// plane and to the CA; /proc/self/fd/N names an inherited descriptor. It is
 	// read anew each time. Empty: no token, and no identity of the workload.
 	TokenFile string
+	// CAAddress is where certificates are asked for, "host:port"; empty: at the
+	// control plane. It is verified as the control plane is.
+	CAAddress string
+	// CertificateTTL is asked for, 0: the authority's choice.
+	CertificateTTL time.Duration
+	// ExtraRoots are trusted in peers beside the mesh's root.
+	ExtraRoots []*x509.Certificate
+	// OnReady is called once, when the proxy is ready first.
+	OnReady func(after time.Duration)
 	// HealthAddress is where /healthz/ready is served, empty: the node's
 	// metadata decides (ENVOY_STATUS_PORT, on the admin port's host).
 	HealthAddress string
@@ -82,6 +102,7 @@ type Server struct {
 	draining atomic.Bool
 	quit     chan struct{}
 	quitOnce sync.Once
+	hurry    bool          // draining waits for connections alone; of run's goroutine
 	drainReq chan struct{} // /drain_listeners
 }
 
@@ -89,12 +110,18 @@ type Server struct {
 // drains, for the drain time at most, and returns. An error says what could not
 // be started.
 func Run(ctx context.Context, bs *bootstrap.Bootstrap, o Options) error {
-	s, err := newServer(bs, o)
+	s, err := New(bs, o)
 	if err != nil {
 		return err
 	}
-	return s.run(ctx)
+	return s.Run(ctx)
 }
+
+// New makes the proxy of a bootstrap without starting it.
+func New(bs *bootstrap.Bootstrap, o Options) (*Server, error) { return newServer(bs, o) }
+
+// Run is what the function Run does, for a proxy made by New. It is called once.
+func (s *Server) Run(ctx context.Context) error { return s.run(ctx) }
 
 func newServer(bs *bootstrap.Bootstrap, o Options) (*Server, error) {
 	if o.Log == nil {
@@ -173,6 +200,7 @@ func (s *Server) run(ctx context.Context) error {
 			s.drain()
 			return nil
 		case <-s.quit:
+			s.hurry = true
 			s.drain()
 			return nil
 		case <-s.drainReq:
@@ -240,23 +268,75 @@ func (s *Server) wantedSecrets() []string {
 	return slices.Sorted(maps.Keys(s.wanted))
 }
 
-// checkReady marks the proxy live once all configuration it asked for is there.
+// checkReady marks the proxy live once all configuration it asked for is there,
+// and the workload's certificate if it is to have one.
 func (s *Server) checkReady() {
-	if s.live.Load() || s.draining.Load() || len(s.listeners.Warming()) > 0 {
-		return
-	}
-	if s.xds != nil && (s.bs.CDS && !s.xds.Received(xdsclient.Clusters) || s.bs.LDS && !s.xds.Received(xdsclient.Listeners)) {
+	if s.live.Load() || s.draining.Load() || s.Waiting() != "" {
 		return
 	}
 	if s.live.CompareAndSwap(false, true) {
+		after := time.Since(s.started)
 		s.registry.Server.SetState(telemetry.StateLive)
-		s.registry.Server.InitializationMs.Set(time.Since(s.started).Milliseconds())
-		s.log.Info("ready", "after", time.Since(s.started).Round(time.Millisecond))
+		s.registry.Server.InitializationMs.Set(after.Milliseconds())
+		if s.opts.OnReady != nil {
+			s.opts.OnReady(after)
+			return
+		}
+		s.log.Info("ready", "after", after.Round(time.Millisecond))
 	}
+}
+
+// Waiting says what a proxy that is not ready yet waits for, "" for nothing.
+func (s *Server) Waiting() string {
+	if s.draining.Load() {
+		return "draining"
+	}
+	if s.live.Load() {
+		return ""
+	}
+	if s.identity != nil && s.secrets.Certificate() == nil {
+		return "no workload certificate yet"
+	}
+	if s.xds != nil {
+		var missing []string
+		if s.bs.CDS && !s.xds.Received(xdsclient.Clusters) {
+			missing = append(missing, "clusters")
+		}
+		if s.bs.LDS && !s.xds.Received(xdsclient.Listeners) {
+			missing = append(missing, "listeners")
+		}
+		if len(missing) > 0 {
+			text := "config not received from the control plane: " + strings.Join(missing, ", ")
+			if err := s.xds.LastError(); err != "" {
+				text += " (" + err + ")"
+			}
+			return text
+		}
+	}
+	if w := s.listeners.Warming(); len(w) > 0 {
+		return "listeners warming: " + strings.Join(w, ", ")
+	}
+	return ""
 }
 
 // Ready says whether the proxy serves.
 func (s *Server) Ready() bool { return s.live.Load() && !s.draining.Load() }
+
+// Drain asks every connection to end in order; new ones are still taken. The
+// process goes on until its context ends.
+func (s *Server) Drain() { s.requestDrain() }
+
+// Quit ends Run as soon as the connections have ended, after the drain time at
+// most.
+func (s *Server) Quit() { s.requestQuit() }
+
+// Metrics serves the proxy's metrics as the admin port's /stats/prometheus does.
+func (s *Server) Metrics() http.Handler {
+	return http.HandlerFunc((&admin.Proxy{Registry: s.registry}).Prometheus)
+}
+
+// Counter is a counter of that name among the proxy's metrics.
+func (s *Server) Counter(name string) *telemetry.Counter { return s.registry.Counter(name) }
 
 func (s *Server) startDraining() {
 	if s.draining.Swap(true) {
@@ -276,11 +356,20 @@ const (
 // drain lets connections end, for the drain time at most. New ones are taken
 // until the last has ended, for whoever has not heard yet.
 func (s *Server) drain() {
+	least := s.opts.MinimumDrain
+	if s.hurry || s.draining.Load() {
+		least = 0 // clients have had their time, or there is nobody to serve
+	}
+	grace := max(least, min(idleGrace, s.opts.DrainTime/2))
 	s.log.Info("draining", "connections", s.listeners.Connections(), "at_most", s.opts.DrainTime)
 	s.startDraining()
 	begin := time.Now()
-	for time.Since(begin) < s.opts.DrainTime && s.listeners.Connections() > 0 {
-		if time.Since(begin) > min(idleGrace, s.opts.DrainTime/2) {
+	for {
+		waited := time.Since(begin)
+		if waited >= least && s.listeners.Connections() == 0 || !s.opts.DrainToZero && waited >= s.opts.DrainTime {
+			break
+		}
+		if waited > grace {
 			s.listeners.CloseIdle()
 		}
 		time.Sleep(drainPoll)

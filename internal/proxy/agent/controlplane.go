@@ -78,6 +78,13 @@ func (s *Server) startControlPlane(ctx context.Context, wg *sync.WaitGroup) erro
 	}
 	if s.identity != nil {
 		wg.Go(func() { s.identity.Run(ctx) })
+		wg.Go(func() {
+			select {
+			case <-s.identity.Ready():
+				s.checkReady() // configuration may have come first
+			case <-ctx.Done():
+			}
+		})
 	}
 	wg.Go(func() {
 		if s.identity != nil {
@@ -134,16 +141,19 @@ func (s *Server) newIdentity(msg *tlsv3.UpstreamTlsContext, token identity.Token
 		Certificate: s.secrets.Certificate,
 	}
 	sign := func(ctx context.Context, csr []byte, pub crypto.PublicKey, want identity.ID, ttl time.Duration, now time.Time) (*identity.Bundle, error) {
-		_, address, err := s.hostOf(s.bs.ADS.Cluster.GetName())
-		if err != nil {
-			return nil, err
-		}
 		one := *ca
-		one.Address = address
+		one.Address = s.opts.CAAddress
+		if one.Address == "" {
+			_, address, err := s.hostOf(s.bs.ADS.Cluster.GetName())
+			if err != nil {
+				return nil, err
+			}
+			one.Address = address
+		}
 		return one.Sign(ctx, csr, pub, want, ttl, now)
 	}
 	// The authority knows from the token who this is.
-	return &secret.Identity{Store: s.secrets, Sign: sign, Log: s.log}
+	return &secret.Identity{Store: s.secrets, Sign: sign, TTL: s.opts.CertificateTTL, ExtraRoots: s.opts.ExtraRoots, Log: s.log}
 }
 
 func (s *Server) controlPlaneRoots(msg *tlsv3.UpstreamTlsContext) *x509.CertPool {

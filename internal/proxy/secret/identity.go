@@ -42,6 +42,8 @@ type Identity struct {
 	ID    identity.ID   // what to be certified for; zero: whatever the authority says
 	TTL   time.Duration // asked for; 0: the authority's choice
 	Log   *slog.Logger
+	// ExtraRoots are trusted beside the authority's root.
+	ExtraRoots []*x509.Certificate
 	// Random gives [0,1) for jitter; nil means math/rand/v2.
 	Random func() float64
 
@@ -66,6 +68,7 @@ func (i *Identity) Run(ctx context.Context) {
 	backoff := retryFirst
 	ready := i.Ready()
 	for sleepUntil(ctx, next) {
+		begin := time.Now()
 		leaf, err := i.renew(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -88,7 +91,7 @@ func (i *Identity) Run(ctx context.Context) {
 		if soon := time.Now().Add(retryFirst); next.Before(soon) {
 			next = soon // an authority that gives old certificates is not hammered
 		}
-		i.Log.Info("workload certificate renewed", "not_after", leaf.NotAfter, "next", next)
+		i.Log.Info("generated new workload certificate", "latency", time.Since(begin), "ttl", time.Until(leaf.NotAfter), "next", next)
 	}
 }
 
@@ -127,7 +130,7 @@ func (i *Identity) renew(ctx context.Context) (*x509.Certificate, error) {
 	}
 	now := time.Now()
 	// Trust first: a peer that already uses the new root must find it known.
-	trust := TrustOf("identity", b.Root)
+	trust := TrustOf("identity", append([]*x509.Certificate{b.Root}, i.ExtraRoots...)...)
 	if old := i.Store.Trust(RootName).Load(); old == nil || old.Sum != trust.Sum {
 		i.Store.Trust(RootName).Set(trust, now)
 	}
