@@ -4,7 +4,6 @@ package capture
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -137,87 +136,3 @@ func iptablesTarget(t Target) []string {
 }
 
 func decimal[T ~uint16 | ~uint32](n T) string { return strconv.FormatUint(uint64(n), 10) }
-
-// saved reads what iptables-save prints and gives, for every chain that the
-// rules of Istio concern, its rules in a form in which equal rules are equal
-// text.
-func saved(text string) map[Table]map[string][]string {
-	out := map[Table]map[string][]string{}
-	var t Table
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if name, ok := strings.CutPrefix(line, "*"); ok {
-			t = Table(strings.TrimSpace(name))
-			out[t] = map[string][]string{}
-			continue
-		}
-		if name, ok := strings.CutPrefix(line, ":"); ok && t != "" {
-			name, _, _ = strings.Cut(name, " ")
-			if _, have := out[t][name]; !have {
-				out[t][name] = nil
-			}
-			continue
-		}
-		rest, ok := strings.CutPrefix(line, "-A ")
-		if !ok || t == "" {
-			continue
-		}
-		chain, spec, _ := strings.Cut(rest, " ")
-		out[t][chain] = append(out[t][chain], canonical(spec))
-	}
-	return out
-}
-
-// canonical sorts the conditions of a rule and spells them in one way: iptables
-// reorders them, adds the module of a protocol and prints marks in hexadecimal
-// and with their masks.
-func canonical(spec string) string {
-	words := strings.Fields(spec)
-	var parts []string
-	not := ""
-	for i := 0; i < len(words); i++ {
-		w := words[i]
-		if w == "!" {
-			not = "! "
-			continue
-		}
-		value := ""
-		for i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") && words[i+1] != "!" {
-			i++
-			value += " " + words[i]
-		}
-		if part := canonicalPart(w, strings.TrimSpace(value)); part != "" {
-			parts = append(parts, not+part)
-		}
-		not = ""
-	}
-	slices.Sort(parts)
-	return strings.Join(parts, " ")
-}
-
-func canonicalPart(option, value string) string {
-	switch option {
-	case "-m", "--on-ip", "--nfmask", "--ctmask":
-		return "" // implied by the options that follow, or whole
-	case "--to-port":
-		option = "--to-ports"
-	case "--set-mark":
-		option = "--set-xmark"
-	case "-d", "-s":
-		if !strings.Contains(value, "/") {
-			value += map[bool]string{true: "/128", false: "/32"}[strings.Contains(value, ":")] // as older versions print a host
-		}
-	case "--ctstate":
-		states := strings.Split(value, ",")
-		slices.Sort(states)
-		value = strings.Join(states, ",")
-	}
-	switch option {
-	case "--set-xmark", "--tproxy-mark", "--mark":
-		value, _, _ = strings.Cut(value, "/")
-		if n, err := strconv.ParseUint(value, 0, 32); err == nil {
-			value = fmt.Sprintf("%#x", n)
-		}
-	}
-	return strings.TrimSpace(option + " " + value)
-}
