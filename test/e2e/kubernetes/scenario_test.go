@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 )
@@ -46,6 +47,12 @@ type command struct {
 type output struct {
 	stdout, stderr string
 	code           int
+	vars           map[string]string // what earlier commands saved
+}
+
+// expand puts saved variables into a text that a check looks for.
+func (o output) expand(s string) string {
+	return os.Expand(s, func(name string) string { return o.vars[name] })
 }
 
 func (o output) lines() []string {
@@ -74,7 +81,7 @@ func all(checks ...func(output) error) func(output) error {
 func contains(texts ...string) func(output) error {
 	return func(o output) error {
 		for _, t := range texts {
-			if !strings.Contains(o.stdout+o.stderr, t) {
+			if t = o.expand(t); !strings.Contains(o.stdout+o.stderr, t) {
 				return fmt.Errorf("does not say %q", t)
 			}
 		}
