@@ -25,8 +25,8 @@ import (
 
 // Config says where one service's neighbours are and which version it plays.
 type Config struct {
-	// Version is the value of the version label: v1, v2, v3. Only reviews and
-	// ratings behave differently by it.
+	// Version is the value of the version label: v1, v2, v3. Details, reviews
+	// and ratings behave differently by it.
 	Version string
 	// Pod names this instance on the page ("Reviews served by: <pod>").
 	Pod string
@@ -105,7 +105,7 @@ func Handler(service string, c Config) (http.Handler, error) {
 	case "productpage":
 		return newProductpage(c)
 	case "details":
-		return newDetails(), nil
+		return newDetails(c.Version)
 	case "reviews":
 		return newReviews(c)
 	case "ratings":

@@ -87,6 +87,8 @@ func TestDetails(t *testing.T) {
 	wantJSON(t, u+"/health", 200, `{"status":"Details is healthy"}`)
 	wantJSON(t, u+"/details/7", 200, `{"id":7,"author":"William Shakespeare","year":1595,"type":"paperback","pages":200,
 		"publisher":"PublisherA","language":"English","ISBN-10":"1234567890","ISBN-13":"123-1234567890"}`)
+	wantJSON(t, start(t, "details", Config{Version: "v2"})+"/details/7", 200, `{"id":7,"author":"William Shakespeare","year":2005,"type":"hardcover","pages":224,
+		"publisher":"PublisherB","language":"English","ISBN-10":"0987654321","ISBN-13":"123-0987654321"}`)
 	wantJSON(t, u+"/details/x", 400, `{"error":"please provide numeric product id"}`)
 }
 

@@ -2,7 +2,10 @@
 
 package bookinfo
 
-import "net/http"
+import (
+	"fmt"
+	"net/http"
+)
 
 type details struct {
 	ID        int    `json:"id"`
@@ -16,8 +19,25 @@ type details struct {
 	ISBN13    string `json:"ISBN-13"`
 }
 
+// editions by version. v2 tells of another edition of the play, so that a
+// reader sees which version answered.
+var editions = map[string]details{
+	"v1": {
+		Author: "William Shakespeare", Year: 1595, Type: "paperback", Pages: 200,
+		Publisher: "PublisherA", Language: "English", ISBN10: "1234567890", ISBN13: "123-1234567890",
+	},
+	"v2": {
+		Author: "William Shakespeare", Year: 2005, Type: "hardcover", Pages: 224,
+		Publisher: "PublisherB", Language: "English", ISBN10: "0987654321", ISBN13: "123-0987654321",
+	},
+}
+
 // newDetails serves GET /details/{id} and /health.
-func newDetails() http.Handler {
+func newDetails(version string) (http.Handler, error) {
+	edition, ok := editions[or(version, "v1")]
+	if !ok {
+		return nil, fmt.Errorf("details has no version %q: have v1, v2", version)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", healthy("Details"))
 	mux.HandleFunc("GET /details/{id}", func(w http.ResponseWriter, r *http.Request) {
@@ -25,10 +45,9 @@ func newDetails() http.Handler {
 		if !ok {
 			return
 		}
-		writeJSON(w, http.StatusOK, details{
-			ID: id, Author: "William Shakespeare", Year: 1595, Type: "paperback", Pages: 200,
-			Publisher: "PublisherA", Language: "English", ISBN10: "1234567890", ISBN13: "123-1234567890",
-		})
+		d := edition
+		d.ID = id
+		writeJSON(w, http.StatusOK, d)
 	})
-	return mux
+	return mux, nil
 }
