@@ -53,12 +53,23 @@ func run(args []string) int {
 	switch args[0] {
 	case "run":
 		return serve(args[1:])
+	case "proxy":
+		return serveProxy(args[1:])
+	case "wait":
+		return waitReady(args[1:])
+	case "request":
+		return sendRequest(args[1:])
+	case "istio-iptables", "init":
+		return runIptables(args[1:], false)
+	case "istio-clean-iptables":
+		return runIptables(args[1:], true)
 	case "version", "--version":
 		fmt.Printf("lateen-proxy %s %s %s/%s\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return 0
 	case "help", "-h", "--help":
 		fmt.Print(usage)
 		flags(new(settings)).PrintDefaults()
+		fmt.Print(podUsage)
 		return 0
 	}
 	fmt.Fprintf(os.Stderr, "unknown command %q; see lateen-proxy --help\n", args[0])
