@@ -142,13 +142,17 @@ func apply(b backend, c *Config, o *Options) (Result, error) {
 		if err != nil {
 			return res, err
 		}
-		if difference == "" && !o.Force {
-			o.Log.Info("rules are in place already", "backend", b.name(), "family", f.nft())
-			continue
+		there := difference == "" && !o.Force
+		if there {
+			o.Log.Info("the following rules are in place already", "backend", b.name(), "family", f.nft())
+		} else {
+			o.Log.Info("writing the following rules", "backend", b.name(), "family", f.nft())
 		}
-		o.Log.Info("Writing following contents to rules", "backend", b.name(), "family", f.nft())
 		if _, err := io.WriteString(o.Out, s.Restore()); err != nil {
 			return res, fmt.Errorf("print rules: %w", err)
+		}
+		if there {
+			continue
 		}
 		if err := b.write(s); err != nil {
 			return res, err
@@ -193,7 +197,7 @@ func Clean(ctx context.Context, c *Config, o Options) error {
 	both := []Family{IPv4, IPv6}
 	for _, b := range backends {
 		for _, f := range both {
-			if err := b.clean(Rules(c, f)); err != nil {
+			if err := b.clean(Rules(c, f)); err != nil && (f == IPv4 || !missingNFT(err)) {
 				return explain(err)
 			}
 		}
