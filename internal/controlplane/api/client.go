@@ -16,10 +16,10 @@ import (
 // maxAnswer bounds what a client reads of one answer.
 const maxAnswer = 256 << 20
 
-// Client speaks to one control plane over its Unix socket.
+// Client speaks to one control plane.
 type Client struct {
-	socket string
-	http   *http.Client
+	where string // for errors: a socket, a pod
+	http  *http.Client
 }
 
 // NewClient returns a client for the socket; it connects on use.
@@ -28,7 +28,17 @@ func NewClient(socket string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+	return newClient(socket, dial)
+}
+
+// NewClientOver returns a client for the control plane that dial reaches, such
+// as a pod by port-forward. Errors name it by where.
+func NewClientOver(where string, dial func(context.Context) (net.Conn, error)) *Client {
+	return newClient(where, func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) })
+}
+
+func newClient(where string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
+	return &Client{where: where, http: &http.Client{Transport: &http.Transport{
 		DialContext: dial, Proxy: nil, MaxIdleConns: 2, DisableCompression: true,
 	}}}
 }
@@ -103,20 +113,20 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (*
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("control plane at %s: %w", c.socket, err)
+		return nil, fmt.Errorf("control plane at %s: %w", c.where, err)
 	}
 	defer resp.Body.Close()
 	answer := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode >= 400 {
 		e := &Error{}
 		if err := answer.Decode(e); err != nil || e.Message == "" {
-			return nil, fmt.Errorf("control plane at %s: %s", c.socket, resp.Status)
+			return nil, fmt.Errorf("control plane at %s: %s", c.where, resp.Status)
 		}
 		return nil, e
 	}
 	out := new(T)
 	if err := answer.Decode(out); err != nil {
-		return nil, fmt.Errorf("control plane at %s: answer to %s %s: %w", c.socket, method, path, err)
+		return nil, fmt.Errorf("control plane at %s: answer to %s %s: %w", c.where, method, path, err)
 	}
 	return out, nil
 }
