@@ -36,31 +36,55 @@ type workshop struct {
 
 func (w *workshop) binDir() string { return filepath.Join(w.o.Dir, "bin") }
 
-// compile builds the programs of specs, one `go build` for each module, into a
-// directory that stays, so that go itself sees what is up to date.
+// compile builds the programs of specs into a directory that stays, so that go
+// itself sees what is up to date: one `go build` for each module, and one more
+// for what carries the version.
 func (w *workshop) compile(ctx context.Context, specs []Spec) error {
-	packages := map[string][]string{}
+	type run struct {
+		module    string
+		versioned bool
+	}
+	var runs []run // in the order of the list
+	packages := map[run][]string{}
 	for _, s := range specs {
 		for _, l := range s.Layers {
-			if b := l.Binary; b != nil && !slices.Contains(packages[b.Module], b.Package) {
-				packages[b.Module] = append(packages[b.Module], b.Package)
+			if l.Binary == nil {
+				continue
+			}
+			r := run{l.Binary.Module, l.Binary.Versioned}
+			if packages[r] == nil {
+				runs = append(runs, r)
+			}
+			if !slices.Contains(packages[r], l.Binary.Package) {
+				packages[r] = append(packages[r], l.Binary.Package)
 			}
 		}
 	}
 	if err := os.MkdirAll(w.binDir(), 0o755); err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
-	for module, pkgs := range packages {
-		w.o.Log.Info("building programs", "module", module, "packages", pkgs)
-		// The same flags as in the Makefile: what an image holds is what `make build` makes.
-		args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace",
-			"-ldflags=-s -w -X main.version=" + w.o.Tag, "-o", w.binDir() + "/"}
-		cmd := exec.CommandContext(ctx, "go", append(args, pkgs...)...)
-		cmd.Dir = filepath.Join(w.o.Root, module)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOWORK=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s in %s: %w\n%s", strings.Join(pkgs, " "), cmd.Dir, err, bytes.TrimSpace(out))
+	for _, r := range runs {
+		flags := "-s -w"
+		if r.versioned {
+			flags += " -X main.version=" + w.o.Tag
 		}
+		if err := w.goBuild(ctx, filepath.Join(w.o.Root, r.module), flags, packages[r]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goBuild uses the flags of the Makefile: what an image holds is what `make
+// build` makes.
+func (w *workshop) goBuild(ctx context.Context, dir, ldflags string, packages []string) error {
+	w.o.Log.Info("building programs", "packages", packages)
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags=" + ldflags, "-o", w.binDir() + "/"}
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s in %s: %w\n%s", strings.Join(packages, " "), dir, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

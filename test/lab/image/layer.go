@@ -39,6 +39,9 @@ type Binary struct {
 	Package string   // as `go build` takes it there
 	Path    string   // in the image
 	Links   []string // further names, as hard links
+	// Versioned programs print Options.Tag as their version. The others stay the
+	// same from one tag to the next, and with them their images.
+	Versioned bool
 }
 
 // name of the program among the built ones.
