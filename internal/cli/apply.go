@@ -42,24 +42,20 @@ proxies that have not.`,
 }
 
 func (a *app) apply(files []string, recursive, wait bool) error {
-	client, _, err := a.target()
+	t, err := a.target()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer t.Close()
 	objects, bad, err := a.readFiles(files, recursive)
 	if err != nil {
 		return err
 	}
 	began := a.Now()
-	var epoch uint64
-	var applied []string
+	var waits []api.WaitRequest
+	var done []string
 	for _, o := range objects {
-		manifest, err := o.JSON()
-		if err != nil {
-			return err
-		}
-		res, err := call(a, func(ctx context.Context) (*api.ApplyResponse, error) { return client.Apply(ctx, manifest) })
+		res, err := call(a, func(ctx context.Context) (applied, error) { return t.apply(ctx, o) })
 		if noMesh(err) {
 			return err
 		}
@@ -68,27 +64,28 @@ func (a *app) apply(files []string, recursive, wait bool) error {
 			bad++
 			continue
 		}
-		epoch = max(epoch, res.Epoch)
-		applied = append(applied, o.Key.String())
-		fmt.Fprintf(a.Stdout, "%s %s\n", reference(o.Key), res.Result)
+		waits = append(waits, res.wait)
+		done = append(done, o.Key.String())
+		fmt.Fprintf(a.Stdout, "%s %s\n", reference(o.Key), res.result)
 	}
 	if len(objects) == 0 && bad == 0 {
 		return errors.New("no objects passed to apply")
 	}
+	waits = lastEpoch(waits)
 	waiting := false
-	if wait && epoch > 0 {
-		if waiting, err = a.wait(client, epoch); err != nil {
+	if wait && len(waits) > 0 {
+		if waiting, err = t.wait(waits); err != nil {
 			return err
 		}
 	}
 	answered := a.Now()
 	// What only shows among all objects, such as a subset that nobody defines,
 	// or at a proxy, such as a certificate file that is not there.
-	_, refused, err := a.findings(client, applied)
+	_, refused, err := t.findings(done)
 	if err != nil {
 		return err
 	}
-	if wait && epoch > 0 && !waiting && !refused {
+	if wait && len(waits) > 0 && !waiting && !refused {
 		a.acknowledged(began, answered)
 	}
 	if bad > 0 || waiting || wait && refused {
@@ -97,20 +94,52 @@ func (a *app) apply(files []string, recursive, wait bool) error {
 	return nil
 }
 
-// wait returns when every affected proxy runs the epoch, or names those that
-// do not and says so.
-func (a *app) wait(client *api.Client, epoch uint64) (waiting bool, err error) {
-	// The answer at the timeout is the server's; ours only guards against none.
-	ctx, cancel := context.WithTimeout(a.ctx, a.timeout+5*time.Second)
-	defer cancel()
-	res, err := client.Wait(ctx, api.WaitRequest{Epoch: epoch, Timeout: a.timeout})
+// wait returns when every affected proxy runs the changes, or names those that
+// do not and says so. Each replica of the control plane knows its own proxies.
+func (t *target) wait(changes []api.WaitRequest) (waiting bool, err error) {
+	planes, err := t.connect()
 	if err != nil {
 		return false, err
 	}
-	for _, w := range res.Waiting {
-		a.errorf("not acknowledged by %s: %s", w.Proxy, w.Reason)
+	// The answer at the timeout is the server's; ours only guards against none.
+	ctx, cancel := context.WithTimeout(t.a.ctx, t.a.timeout+5*time.Second)
+	defer cancel()
+	began := t.a.Now()
+	left := func() time.Duration { return max(time.Millisecond, t.a.timeout-t.a.Now().Sub(began)) }
+	told := map[api.WaitingProxy]bool{}
+	for _, p := range planes {
+		for _, c := range changes {
+			c.Timeout = left()
+			res, err := p.Wait(ctx, c)
+			if err != nil {
+				return false, err
+			}
+			for _, w := range res.Waiting {
+				if !told[w] {
+					told[w] = true
+					t.a.errorf("not acknowledged by %s: %s", w.Proxy, w.Reason)
+				}
+			}
+		}
 	}
-	return len(res.Waiting) > 0, nil
+	return len(told) > 0, nil
+}
+
+// lastEpoch keeps of the changes known by their epoch the last, which holds the others.
+func lastEpoch(changes []api.WaitRequest) []api.WaitRequest {
+	var last api.WaitRequest
+	var out []api.WaitRequest
+	for _, c := range changes {
+		if c.Object != nil {
+			out = append(out, c)
+		} else if c.Epoch > last.Epoch {
+			last = c
+		}
+	}
+	if last.Epoch > 0 {
+		out = append(out, last)
+	}
+	return out
 }
 
 func (a *app) acknowledged(began, answered time.Time) {

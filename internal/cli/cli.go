@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lateen-mesh/lateen/internal/controlplane/api"
+	"github.com/lateen-mesh/lateen/internal/install"
 )
 
 // The exit codes, those of istioctl (sysexits.h) where it has one.
@@ -72,6 +73,9 @@ type app struct {
 	namespace string
 	verbose   bool
 	timeout   time.Duration
+	kubeFlags kubeFlags
+	// openKube, when set, is the cluster; tests have one of their own.
+	openKube func() (*kubeAccess, error)
 }
 
 // Run executes one command line and returns the exit code.
@@ -102,12 +106,17 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "lateen",
 		Short: "A service mesh with Istio's API",
-		Long: `lateen runs a service mesh on this machine, applies Istio's YAML to it, and
-shows what its proxies do.
+		Long: `lateen installs a service mesh into a Kubernetes cluster or runs one on this
+machine, applies Istio's YAML to it, and shows what its proxies do.
+
+The mesh of a command is the one that --mesh names, else that of --kubeconfig
+or --context, else the one that runs on this machine, else that of the
+kubeconfig's current context; -v says which it is.
 
 Exit codes: 0 done, 1 failed, 2 findings, 64 wrong usage, 65 bad input,
 69 no mesh is running.`,
-		Example: `  lateen demo                                  # Bookinfo in a mesh, now
+		Example: `  lateen install                               # into the cluster
+  lateen demo                                  # Bookinfo in a mesh, now
   lateen up -f ./mesh                          # your own services
   lateen apply -f virtual-service.yaml --wait
   lateen proxy status`,
@@ -120,7 +129,13 @@ Exit codes: 0 done, 1 failed, 2 findings, 64 wrong usage, 65 bad input,
 	f.StringVar(&a.mesh, "mesh", a.Getenv("LATEEN_MESH"), "name of the running mesh (LATEEN_MESH); default: the one that runs")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say which mesh is talked to")
 	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long to wait for an answer")
+	f.StringVarP(&a.kubeFlags.kubeconfig, "kubeconfig", "c", "", "kubeconfig of the cluster (KUBECONFIG)")
+	f.StringVar(&a.kubeFlags.context, "context", "", "context of the kubeconfig")
+	f.StringVarP(&a.kubeFlags.system, "istioNamespace", "i", install.DefaultNamespace, "namespace of the control plane in a cluster")
+	f.StringVar(&a.kubeFlags.as, "as", "", "user to impersonate in the cluster")
+	f.StringArrayVar(&a.kubeFlags.asGroups, "as-group", nil, "group to impersonate in the cluster (repeatable)")
 	_ = root.RegisterFlagCompletionFunc("mesh", a.completeMeshes)
+	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
 	root.AddCommand(a.demoCmd(), a.upCmd(), a.applyCmd(), a.getCmd(), a.deleteCmd(), a.proxyCmd(), a.versionCmd())
 	root.AddCommand(a.short()...)
 	return root
@@ -128,7 +143,7 @@ Exit codes: 0 done, 1 failed, 2 findings, 64 wrong usage, 65 bad input,
 
 // namespaced adds -n to a command.
 func (a *app) namespaced(c *cobra.Command) {
-	c.Flags().StringVarP(&a.namespace, "namespace", "n", "default", "namespace of what is named without one")
+	c.Flags().StringVarP(&a.namespace, "namespace", "n", "", "namespace of what is named without one (default: of the context, else default)")
 }
 
 // verb turns a function into a cobra RunE whose failures carry an exit code.

@@ -53,6 +53,11 @@ mesh's directory is hidden, and the file stays as it is.`,
 }
 
 func (a *app) delete(args, files []string, recursive, ignore, wait bool) error {
+	t, err := a.target()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
 	var keys []config.Key
 	bad := 0
 	if len(args) > 0 {
@@ -73,17 +78,10 @@ func (a *app) delete(args, files []string, recursive, ignore, wait bool) error {
 			keys = append(keys, o.Key)
 		}
 	}
-	client, _, err := a.target()
-	if err != nil {
-		return err
-	}
-	defer client.Close()
 	began := a.Now()
-	var epoch uint64
+	var waits []api.WaitRequest
 	for _, k := range keys {
-		res, err := call(a, func(ctx context.Context) (*api.ApplyResponse, error) {
-			return client.Delete(ctx, k.Kind.Name, k.Namespace, k.Name)
-		})
+		res, err := call(a, func(ctx context.Context) (applied, error) { return t.delete(ctx, k) })
 		if noMesh(err) {
 			return err
 		}
@@ -95,13 +93,13 @@ func (a *app) delete(args, files []string, recursive, ignore, wait bool) error {
 			bad++
 			continue
 		}
-		epoch = max(epoch, res.Epoch)
+		waits = append(waits, res.wait)
 		fmt.Fprintf(a.Stdout, "%s deleted\n", reference(k))
 	}
+	waits = lastEpoch(waits)
 	waiting := false
-	if wait && epoch > 0 {
-		var err error
-		if waiting, err = a.wait(client, epoch); err != nil {
+	if wait && len(waits) > 0 {
+		if waiting, err = t.wait(waits); err != nil {
 			return err
 		}
 		if !waiting {

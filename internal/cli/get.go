@@ -90,15 +90,15 @@ func (a *app) get(args []string, f getFlags) error {
 	if err != nil {
 		return err
 	}
-	client, _, err := a.target()
+	t, err := a.target()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer t.Close()
 	var all []objectsOf
 	incomplete := false
 	for _, kind := range kinds {
-		items, missing, err := a.fetch(client, kind, args[1:], f)
+		items, missing, err := t.fetch(kind, args[1:], f)
 		if err != nil {
 			return err
 		}
@@ -122,19 +122,18 @@ type objectsOf struct {
 
 // fetch gets the objects of a kind, the named ones when there are names, and
 // says on standard error what is missing or worth knowing.
-func (a *app) fetch(client *api.Client, kind *config.Kind, names []string, f getFlags) (items []api.Object, missing []string, err error) {
+func (t *target) fetch(kind *config.Kind, names []string, f getFlags) (items []api.Object, missing []string, err error) {
+	a := t.a
 	namespace := a.namespace
 	if f.all || kind == config.MeshConfig {
 		namespace = ""
 	}
-	list, err := call(a, func(ctx context.Context) (*api.ObjectList, error) {
-		return client.List(ctx, kind.Name, namespace, "")
-	})
+	list, err := call(a, func(ctx context.Context) ([]api.Object, error) { return t.list(ctx, kind, namespace) })
 	if err != nil {
 		return nil, nil, err
 	}
-	items, missing = pick(list.Items, names)
-	if err := a.notes(client, items); err != nil {
+	items, missing = pick(list, names)
+	if err := t.notes(items); err != nil {
 		return nil, nil, err
 	}
 	where := cmp.Or(prefix("namespace ", namespace), "any namespace")
@@ -149,18 +148,18 @@ func (a *app) fetch(client *api.Client, kind *config.Kind, names []string, f get
 
 // notes tells what is to be known about the objects shown, on standard error:
 // what the control plane found, or why an object is not in force as written.
-func (a *app) notes(client *api.Client, items []api.Object) error {
+func (t *target) notes(items []api.Object) error {
 	keys := make([]string, len(items))
 	for i, o := range items {
 		keys[i] = o.Kind + "/" + o.Namespace + "/" + o.Name
 	}
-	told, _, err := a.findings(client, keys)
+	told, _, err := t.findings(keys)
 	if err != nil {
 		return err
 	}
 	for i, o := range items {
 		if o.Held != "" && !told[keys[i]] {
-			a.errorf("note: %s: %s", keys[i], o.Held)
+			t.a.errorf("note: %s: %s", keys[i], o.Held)
 		}
 	}
 	return nil
@@ -168,15 +167,23 @@ func (a *app) notes(client *api.Client, items []api.Object) error {
 
 // findings prints what the control plane found about some objects, given as
 // kind/namespace/name. It returns which it has said something about, and whether
-// a proxy refuses one of them.
-func (a *app) findings(client *api.Client, keys []string) (told map[string]bool, refused bool, err error) {
-	found, err := call(a, func(ctx context.Context) (*api.FindingList, error) { return client.Findings(ctx) })
+// a proxy refuses one of them. In a cluster objects can be had without a control
+// plane, and then it says that nothing was found out about them.
+func (t *target) findings(keys []string) (told map[string]bool, refused bool, err error) {
+	if len(keys) == 0 {
+		return nil, false, nil
+	}
+	found, err := t.found()
+	if t.kube != nil && err != nil {
+		t.a.errorf("note: what the control plane found about this is not known: %v", err)
+		return nil, false, nil
+	}
 	if err != nil {
 		return nil, false, err
 	}
 	told = map[string]bool{}
 	for _, k := range keys {
-		for _, f := range found.Items {
+		for _, f := range found {
 			if f.Object != k || told[k+f.Message] {
 				continue
 			}
@@ -184,7 +191,7 @@ func (a *app) findings(client *api.Client, keys []string) (told map[string]bool,
 			if f.Source != "" {
 				where = f.Source + ": "
 			}
-			a.errorf("%s: %s%s: %s", f.Severity, where, k, f.Message)
+			t.a.errorf("%s: %s%s: %s", f.Severity, where, k, f.Message)
 			told[k], told[k+f.Message] = true, true
 			refused = refused || f.Code == api.CodeRefused
 		}
@@ -325,18 +332,16 @@ func (a *app) completeObjects(_ *cobra.Command, args []string, _ string) ([]stri
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	client, _, err := a.target()
+	t, err := a.target()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	defer client.Close()
-	list, err := call(a, func(ctx context.Context) (*api.ObjectList, error) {
-		return client.List(ctx, kind.Name, a.namespace, "")
-	})
+	defer t.Close()
+	list, err := call(a, func(ctx context.Context) ([]api.Object, error) { return t.list(ctx, kind, a.namespace) })
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	for _, o := range list.Items {
+	for _, o := range list {
 		out = append(out, o.Name)
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,34 +73,37 @@ func (a *app) proxyStatus(args []string, output string) error {
 	if err := oneOf("output", output, "table", "json", "yaml"); err != nil {
 		return err
 	}
-	client, mesh, err := a.target()
+	mesh, err := a.target()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	list, err := call(a, func(ctx context.Context) (*api.ProxyList, error) { return client.Proxies(ctx) })
+	defer mesh.Close()
+	items, err := mesh.proxies()
 	if err != nil {
 		return err
 	}
-	items := list.Items
 	if len(args) == 1 {
 		p, err := a.findProxy(items, args[0])
 		if err != nil {
 			return err
 		}
-		items = []api.Proxy{p}
+		items = []connected{p}
+	}
+	plain := make([]api.Proxy, len(items))
+	for i, p := range items {
+		plain[i] = p.Proxy
 	}
 	switch output {
 	case "json":
-		return writeJSON(a.Stdout, map[string]any{"items": items})
+		return writeJSON(a.Stdout, map[string]any{"items": plain})
 	case "yaml":
-		return writeYAML(a.Stdout, map[string]any{"items": items})
+		return writeYAML(a.Stdout, map[string]any{"items": plain})
 	}
 	t := table{header: []string{"NAME", "CLUSTER", "CDS", "LDS", "EDS", "RDS", "ECDS", "ISTIOD", "VERSION"}}
 	refused := false
 	for _, p := range items {
-		t.add(p.Name, p.ClusterID, syncWord(p, "CDS"), syncWord(p, "LDS"), syncWord(p, "EDS"),
-			worst(syncWord(p, "RDS"), syncWord(p, "VHDS")), or(syncWord(p, "ECDS"), "IGNORED"), "lateend-"+mesh.Name, p.Version)
+		t.add(p.Name, p.ClusterID, syncWord(p.Proxy, "CDS"), syncWord(p.Proxy, "LDS"), syncWord(p.Proxy, "EDS"),
+			worst(syncWord(p.Proxy, "RDS"), syncWord(p.Proxy, "VHDS")), or(syncWord(p.Proxy, "ECDS"), "IGNORED"), p.plane, p.Version)
 	}
 	if err := t.write(a.Stdout); err != nil {
 		return err
@@ -143,8 +147,8 @@ func worst(words ...string) string {
 }
 
 // findProxy resolves NAME or NAME.NAMESPACE.
-func (a *app) findProxy(items []api.Proxy, name string) (api.Proxy, error) {
-	var found []api.Proxy
+func (a *app) findProxy(items []connected, name string) (connected, error) {
+	var found []connected
 	for _, p := range items {
 		if p.Name == name || p.Name == name+"."+a.namespace {
 			return p, nil
@@ -161,26 +165,26 @@ func (a *app) findProxy(items []api.Proxy, name string) (api.Proxy, error) {
 		names = append(names, p.Name)
 	}
 	if len(names) == 0 {
-		return api.Proxy{}, exit(ExitFailed, "no proxy %q is connected: none is", name)
+		return connected{}, exit(ExitFailed, "no proxy %q is connected: none is", name)
 	}
-	return api.Proxy{}, exit(ExitFailed, "no proxy %q is connected: there are %s", name, strings.Join(names, ", "))
+	return connected{}, exit(ExitFailed, "no proxy %q is connected: there are %s", name, strings.Join(names, ", "))
 }
 
 func (a *app) completeProxies(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	client, _, err := a.target()
+	t, err := a.target()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	defer client.Close()
-	list, err := call(a, func(ctx context.Context) (*api.ProxyList, error) { return client.Proxies(ctx) })
+	defer t.Close()
+	list, err := t.proxies()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var out []string
-	for _, p := range list.Items {
+	for _, p := range list {
 		out = append(out, p.Name)
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
@@ -189,21 +193,47 @@ func (a *app) completeProxies(_ *cobra.Command, args []string, _ string) ([]stri
 // maxDump bounds what is read of a proxy's answer in bytes.
 const maxDump = 256 << 20
 
-// admin asks a proxy's admin port. The address is the one the proxy gave in
-// its node id (type~address~name~domain).
-func (a *app) admin(p api.Proxy, path string) (any, error) {
+// adminPort is the port of a proxy's own interface, on its loopback.
+const adminPort = 15000
+
+// adminDial is how a proxy's admin port is reached: in a cluster by forwarding
+// to its pod, on one machine at the address that the proxy gave in its node id
+// (type~address~name~domain).
+func (t *target) adminDial(p api.Proxy) (url string, dial func(ctx context.Context, network, address string) (net.Conn, error), err error) {
 	parts := strings.Split(p.NodeID, "~")
 	if len(parts) != 4 || net.ParseIP(parts[1]) == nil {
-		return nil, fmt.Errorf("proxy %s has the odd node id %q", p.Name, p.NodeID)
+		return "", nil, fmt.Errorf("proxy %s has the odd node id %q", p.Name, p.NodeID)
 	}
-	url := "http://" + net.JoinHostPort(parts[1], "15000") + path
+	if t.kube == nil {
+		var d net.Dialer
+		return "http://" + net.JoinHostPort(parts[1], strconv.Itoa(adminPort)), d.DialContext, nil
+	}
+	// A pod's name may have dots, a namespace's not.
+	i := strings.LastIndexByte(parts[2], '.')
+	if i < 1 {
+		return "", nil, fmt.Errorf("proxy %s has the odd node id %q", p.Name, p.NodeID)
+	}
+	pod, namespace := parts[2][:i], parts[2][i+1:]
+	return "http://localhost", func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return t.kube.forward(ctx, namespace, pod, adminPort)
+	}, nil
+}
+
+// admin asks a proxy's admin port.
+func (t *target) admin(p api.Proxy, path string) (any, error) {
+	a := t.a
+	url, dial, err := t.adminDial(p)
+	if err != nil {
+		return nil, err
+	}
+	url += path
 	ctx, cancel := context.WithTimeout(a.ctx, a.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}, Timeout: time.Minute}
+	client := &http.Client{Transport: &http.Transport{Proxy: nil, DialContext: dial, DisableKeepAlives: true}, Timeout: time.Minute}
 	res, err := client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("admin port of %s: %w", p.Name, err)

@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -13,8 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/lateen-mesh/lateen/internal/controlplane/api"
 )
 
 // view is one kind of `proxy config`: what is asked of the proxy and how the
@@ -85,20 +82,20 @@ func (a *app) proxyConfig(v view, name, output string) error {
 	if err := oneOf("output", output, allowed...); err != nil {
 		return err
 	}
-	client, _, err := a.target()
+	mesh, err := a.target()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	proxies, err := call(a, func(ctx context.Context) (*api.ProxyList, error) { return client.Proxies(ctx) })
+	defer mesh.Close()
+	proxies, err := mesh.proxies()
 	if err != nil {
 		return err
 	}
-	p, err := a.findProxy(proxies.Items, name)
+	p, err := a.findProxy(proxies, name)
 	if err != nil {
 		return err
 	}
-	dump, err := a.admin(p, v.path)
+	dump, err := mesh.admin(p.Proxy, v.path)
 	if err != nil {
 		return err
 	}

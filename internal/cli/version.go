@@ -72,22 +72,32 @@ func (a *app) version(output string, clientOnly bool) error {
 }
 
 func (a *app) meshVersions(v *versions) error {
-	client, _, err := a.target()
+	t, err := a.target()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	plane, err := call(a, func(ctx context.Context) (*api.Version, error) { return client.Version(ctx) })
+	defer t.Close()
+	planes, err := t.connect()
 	if err != nil {
 		return err
 	}
-	v.ControlPlane = plane.Version
-	proxies, err := call(a, func(ctx context.Context) (*api.ProxyList, error) { return client.Proxies(ctx) })
+	var seen []string
+	for _, p := range planes {
+		plane, err := call(a, func(ctx context.Context) (*api.Version, error) { return p.Version(ctx) })
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(seen, plane.Version) {
+			seen = append(seen, plane.Version)
+		}
+	}
+	v.ControlPlane = strings.Join(seen, ", ")
+	proxies, err := t.proxies()
 	if err != nil {
 		return err
 	}
 	v.DataPlane = map[string]int{}
-	for _, p := range proxies.Items {
+	for _, p := range proxies {
 		v.DataPlane[p.Version]++
 	}
 	return nil
