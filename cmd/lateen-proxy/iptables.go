@@ -60,9 +60,13 @@ type iptablesFlags struct {
 	binary, namespace, logLevel, probePort          string
 	probeTimeout                                    time.Duration
 	long                                            map[string]string // of a short flag
+
+	addresses  func() ([]net.Addr, error) // of this pod
+	resolvConf string                     // a path
 }
 
 func (s *iptablesFlags) set() *flag.FlagSet {
+	s.addresses, s.resolvConf = net.InterfaceAddrs, "/etc/resolv.conf"
 	f := flag.NewFlagSet("istio-iptables", flag.ContinueOnError)
 	f.SetOutput(os.Stderr)
 	s.long = map[string]string{"n": "dry-run", "cleanup": "cleanup-only"}
@@ -268,7 +272,7 @@ func (s *iptablesFlags) config() (*capture.Config, netip.Addr, error) {
 		errs = append(errs, err)
 	}
 	if c.RedirectDNS && !c.CaptureAllDNS {
-		conf, err := dns.ReadResolvConf("/etc/resolv.conf")
+		conf, err := dns.ReadResolvConf(s.resolvConf)
 		bad("redirect-dns", err)
 		c.DNSServers = conf.Servers
 	}
@@ -280,7 +284,7 @@ func (s *iptablesFlags) config() (*capture.Config, netip.Addr, error) {
 		c.LoopbackCIDR = p
 	}
 	c.NoLocalRedirect = os.Getenv("DISABLE_REDIRECTION_ON_LOCAL_LOOPBACK") != ""
-	host, six, err := podAddress(s.dualStack)
+	host, six, err := s.podAddress()
 	bad("dual-stack", err)
 	c.EnableIPv6 = six
 	return &c, host, errors.Join(errs...)
@@ -336,8 +340,8 @@ func (s *iptablesFlags) owners(c *capture.Config) error {
 
 // podAddress is an address of the pod, and whether rules for IPv6 are needed:
 // the first address decides, or any with dual stack.
-func podAddress(dualStack bool) (host netip.Addr, six bool, err error) {
-	addrs, err := net.InterfaceAddrs()
+func (s *iptablesFlags) podAddress() (host netip.Addr, six bool, err error) {
+	addrs, err := s.addresses()
 	if err != nil {
 		return host, false, fmt.Errorf("list addresses: %w", err)
 	}
@@ -354,7 +358,7 @@ func podAddress(dualStack bool) (host netip.Addr, six bool, err error) {
 			host = ip
 		}
 		six = six || ip.Is6()
-		if !dualStack || six {
+		if !s.dualStack || six {
 			break
 		}
 	}

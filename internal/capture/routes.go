@@ -36,6 +36,12 @@ func routingOf(c *Config, f Family, lo netlink.Link) routing {
 	}}
 }
 
+// rules are the policy rules there are of this mark and table. The kernel takes
+// the same one twice, at another priority.
+func (r routing) rules() ([]netlink.Rule, error) {
+	return netlink.RuleListFiltered(r.rule.Family, r.rule, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_MARK)
+}
+
 // addRoutes adds the addresses and routes that the rules count on. What is
 // there already is left.
 func addRoutes(c *Config, families []Family) error {
@@ -53,7 +59,11 @@ func addRoutes(c *Config, families []Family) error {
 			continue
 		}
 		r := routingOf(c, f, lo)
-		if err := netlink.RuleAdd(r.rule); err != nil && !errors.Is(err, unix.EEXIST) {
+		rules, err := r.rules()
+		if err == nil && len(rules) == 0 {
+			err = netlink.RuleAdd(r.rule)
+		}
+		if err != nil {
 			return fmt.Errorf("add routing rule for mark %d: %w", c.InboundTProxyMark, err)
 		}
 		if err := netlink.RouteReplace(r.route); err != nil {
@@ -82,7 +92,11 @@ func removeRoutes(c *Config, families []Family) error {
 			continue
 		}
 		r := routingOf(c, f, lo)
-		if err := netlink.RuleDel(r.rule); !gone(err) {
+		rules, err := r.rules()
+		for i := range rules {
+			err = errors.Join(err, netlink.RuleDel(&rules[i]))
+		}
+		if err != nil {
 			return fmt.Errorf("remove routing rule for mark %d: %w", c.InboundTProxyMark, err)
 		}
 		if err := netlink.RouteDel(r.route); !gone(err) {
