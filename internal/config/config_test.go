@@ -45,18 +45,6 @@ func TestFindKind(t *testing.T) {
 	}
 }
 
-func TestKindsAreDistinct(t *testing.T) {
-	seen := map[string]*Kind{}
-	for _, k := range Kinds() {
-		for _, name := range append([]string{strings.ToLower(k.Name), k.Plural, k.Slug}, k.Short...) {
-			if other := seen[name]; other != nil && other != k {
-				t.Errorf("%q means %s and %s", name, k, other)
-			}
-			seen[name] = k
-		}
-	}
-}
-
 func TestEditDistance(t *testing.T) {
 	for _, tt := range []struct {
 		a, b string

@@ -253,18 +253,12 @@ func (d *decoder) spec(obj *Object, n *node, line int, path string) {
 	}
 }
 
-// The kinds that Istio and the Gateway API have and that are not handled here.
-// Leaving out a security policy would leave open what the user means to close,
-// so those are refused rather than noted.
+// The kinds that Istio has and that are not handled here. Leaving out a
+// security policy would leave open what the user means to close, so those are
+// refused rather than noted.
 var foreignKinds = map[string]Severity{
 	"security.istio.io/RequestAuthentication": SeverityError,
 	"security.istio.io/AuthorizationPolicy":   SeverityError,
-	"networking.istio.io/EnvoyFilter":         SeverityWarning,
-	"networking.istio.io/WorkloadGroup":       SeverityWarning,
-	"networking.istio.io/ProxyConfig":         SeverityWarning,
-	"telemetry.istio.io/Telemetry":            SeverityWarning,
-	"extensions.istio.io/WasmPlugin":          SeverityWarning,
-	"extensions.istio.io/TrafficExtension":    SeverityWarning,
 }
 
 // kindOf finds the kind of a document; if there is none of ours, it has said so.
@@ -304,7 +298,7 @@ func (d *decoder) kindOf(n *node) (kind *Kind, apiVersion string, ok bool) {
 				kind = k
 			}
 		}
-		if k.Name == name {
+		if k.Name == name && named == nil {
 			named = k
 		}
 		groups = append(groups, k.Group)
@@ -317,10 +311,10 @@ func (d *decoder) kindOf(n *node) (kind *Kind, apiVersion string, ok bool) {
 	case kind != nil:
 		return kind, apiVersion, true
 	case foreign:
-		d.problem(severity, n.line, object, "", "objects of kind "+name+"."+group+" are not handled", "remove it: it has no effect here")
-	case len(inGroup) > 0:
+		d.problem(severity, n.line, object, "", "objects of kind "+name+"."+group+" are not handled", "remove it: a policy that is not enforced would leave open what it means to close")
+	case len(inGroup) > 0 && !strings.HasSuffix(group, "networking.k8s.io"): // which has kinds that are no concern of a mesh
 		d.problem(SeverityError, n.get("kind").line, object, "kind", fmt.Sprintf("%s has no kind %q", group, clip(name)), didYouMean(name, inGroup))
-	case named != nil && group != "gateway.networking.k8s.io":
+	case named != nil && !strings.HasSuffix(group, "networking.k8s.io"):
 		fix := "write " + named.APIVersion()
 		if near := nearest(group, groups); near == named.Group {
 			fix = `did you mean "` + near + "/" + version + `"?`
@@ -362,12 +356,15 @@ func (d *decoder) metadata(n *node, obj *Object) {
 	if ns := str("namespace"); ns != "" {
 		obj.Namespace = ns
 	}
+	if obj.Kind.ClusterScoped {
+		obj.Namespace = "" // as the API server does
+	}
 	object := obj.Key.String()
 	if obj.Kind != MeshConfig {
 		if !isSubdomain(obj.Name) {
 			d.problem(SeverityError, m.line, object, "metadata.name", fmt.Sprintf("%q is not a name", clip(obj.Name)), "use lower-case letters, digits, - and ., at most 253, as in Kubernetes")
 		}
-		if !isLabel(obj.Namespace) {
+		if !isLabel(obj.Namespace) && !obj.Kind.ClusterScoped {
 			d.problem(SeverityError, m.line, object, "metadata.namespace", fmt.Sprintf("%q is not a namespace", clip(obj.Namespace)), "use lower-case letters, digits and -, at most 63")
 		}
 	}

@@ -4,15 +4,21 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // goValue fills a spec that is a Go type, by its JSON tags: the same strictness
 // as for messages. target is a non-nil pointer to a struct of strings,
-// booleans, integers, structs, pointers, slices and maps with string keys.
+// booleans, numbers, structs, pointers, slices and maps with string keys, and
+// of types that unmarshal their own JSON (Kubernetes' times, quantities,
+// IntOrString). The fields of an embedded struct without a name of its own are
+// fields of the outer one, as in encoding/json.
 func (s *specDecoder) goValue(n *node, target any, path string) {
 	s.goReflect(n, reflect.ValueOf(target).Elem(), path)
 }
@@ -22,6 +28,16 @@ func (s *specDecoder) goReflect(n *node, v reflect.Value, path string) {
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok && n.kind == stringNode {
 		if err := u.UnmarshalText([]byte(n.text)); err != nil {
 			s.fail(n, path, err.Error(), "")
+		}
+		return
+	}
+	if u, ok := v.Addr().Interface().(json.Unmarshaler); ok {
+		text, err := json.Marshal(jsonOf(n))
+		if err == nil {
+			err = u.UnmarshalJSON(text)
+		}
+		if err != nil {
+			s.fail(n, path, clip(string(text))+" does not fit: "+err.Error(), "")
 		}
 		return
 	}
@@ -61,27 +77,65 @@ func (s *specDecoder) goStruct(n *node, v reflect.Value, path string) {
 		s.wrongType(n, path, "a map")
 		return
 	}
-	byName := map[string]int{}
-	var names []string
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if name != "" && name != "-" {
-			byName[name] = i
-			names = append(names, name)
-		}
-	}
+	byName := map[string]reflect.Value{}
+	goFields(v, byName)
 	for _, f := range n.fields {
 		p := join(path, f.key)
-		i, ok := byName[f.key]
+		target, ok := byName[f.key]
 		if !ok {
-			s.fail(&node{line: f.line}, clip(p), "unknown field", didYouMean(f.key, names))
+			s.fail(&node{line: f.line}, clip(p), "unknown field", didYouMean(f.key, slices.Sorted(maps.Keys(byName))))
 			continue
 		}
 		if f.value.kind != nullNode {
-			s.goReflect(f.value, v.Field(i), p)
+			s.goReflect(f.value, target, p)
 		}
 		s.lines[p] = f.line
 	}
+}
+
+// goFields adds the fields of a struct by their JSON names.
+func goFields(v reflect.Value, byName map[string]reflect.Value) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !f.IsExported():
+		case name != "":
+			byName[name] = v.Field(i)
+		case f.Anonymous && f.Type.Kind() == reflect.Struct:
+			goFields(v.Field(i), byName)
+		}
+	}
+}
+
+// jsonOf returns a value of a document as encoding/json has it, numbers as written.
+func jsonOf(n *node) any {
+	switch n.kind {
+	case stringNode:
+		return n.text
+	case boolNode:
+		return n.truth
+	case intNode:
+		if i, err := strconv.ParseInt(n.text, 10, 64); err == nil {
+			return i
+		}
+		return n.float
+	case floatNode:
+		return n.float
+	case listNode:
+		l := make([]any, len(n.items))
+		for i, item := range n.items {
+			l[i] = jsonOf(item)
+		}
+		return l
+	case mapNode:
+		m := make(map[string]any, len(n.fields))
+		for _, f := range n.fields {
+			m[f.key] = jsonOf(f.value)
+		}
+		return m
+	}
+	return nil
 }
 
 func (s *specDecoder) goScalar(n *node, v reflect.Value, path string) {
@@ -112,6 +166,12 @@ func (s *specDecoder) goScalar(n *node, v reflect.Value, path string) {
 			return
 		}
 		v.SetUint(u)
+	case reflect.Float32, reflect.Float64:
+		if n.kind != intNode && n.kind != floatNode {
+			s.wrongType(n, path, "a number")
+			return
+		}
+		v.SetFloat(n.float)
 	default:
 		s.wrongType(n, path, "a value of type "+v.Type().String())
 	}

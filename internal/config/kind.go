@@ -7,9 +7,12 @@ package config
 import (
 	"strings"
 
+	extensions "istio.io/api/extensions/v1alpha1"
 	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
+	networkingv1beta1 "istio.io/api/networking/v1beta1"
 	security "istio.io/api/security/v1beta1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
 
 	lateen "github.com/lateen-mesh/lateen/api/mesh/v1alpha1"
 )
@@ -23,6 +26,12 @@ type Kind struct {
 	Slug     string // virtual-service, as provenance paths write it
 	Short    []string
 	Versions []string // the storage version first
+
+	// ClusterScoped objects have no namespace.
+	ClusterScoped bool
+	// NotHonoured says, when not empty, that objects of the kind are accepted
+	// and have no effect, and what to use in their place.
+	NotHonoured string
 
 	// newSpec makes an empty spec: a proto message or a pointer to a struct.
 	newSpec func() any
@@ -68,6 +77,42 @@ var (
 		newSpec:  func() any { return &networking.Sidecar{} },
 		validate: validateSidecar,
 	}
+	ProxyConfig = &Kind{
+		Group: networkingGroup, Name: "ProxyConfig", Plural: "proxyconfigs", Slug: "proxy-config",
+		Versions: []string{"v1beta1"},
+		newSpec:  func() any { return &networkingv1beta1.ProxyConfig{} },
+		validate: validateProxyConfig,
+	}
+	WorkloadGroup = &Kind{
+		Group: networkingGroup, Name: "WorkloadGroup", Plural: "workloadgroups", Slug: "workload-group",
+		Short: []string{"wg"}, Versions: networkingVersions,
+		newSpec:     func() any { return &networking.WorkloadGroup{} },
+		NotHonoured: "no workload registers itself; write a WorkloadEntry for each",
+	}
+	Telemetry = &Kind{
+		Group: "telemetry.istio.io", Name: "Telemetry", Plural: "telemetries", Slug: "telemetry",
+		Versions:    []string{"v1", "v1alpha1"},
+		newSpec:     func() any { return &telemetry.Telemetry{} },
+		NotHonoured: "every proxy has the same metrics and access log; use accessLogFile, accessLogFormat and accessLogEncoding of the mesh configuration",
+	}
+	EnvoyFilter = &Kind{
+		Group: networkingGroup, Name: "EnvoyFilter", Plural: "envoyfilters", Slug: "envoy-filter",
+		Versions:    []string{"v1alpha3"},
+		newSpec:     func() any { return &networking.EnvoyFilter{} },
+		NotHonoured: "the proxy is not Envoy and takes no patches; use VirtualService, DestinationRule or ProxyConfig",
+	}
+	WasmPlugin = &Kind{
+		Group: extensionsGroup, Name: "WasmPlugin", Plural: "wasmplugins", Slug: "wasm-plugin",
+		Versions:    []string{"v1alpha1"},
+		newSpec:     func() any { return &extensions.WasmPlugin{} },
+		NotHonoured: "the proxy runs no plugins; use VirtualService for headers, faults and routes",
+	}
+	TrafficExtension = &Kind{
+		Group: extensionsGroup, Name: "TrafficExtension", Plural: "trafficextensions", Slug: "traffic-extension",
+		Versions:    []string{"v1alpha1"},
+		newSpec:     func() any { return &extensions.TrafficExtension{} },
+		NotHonoured: "the proxy runs no plugins or scripts; use VirtualService for headers, faults and routes",
+	}
 	PeerAuthentication = &Kind{
 		Group: securityGroup, Name: "PeerAuthentication", Plural: "peerauthentications", Slug: "peer-authentication",
 		Short: []string{"pa"}, Versions: []string{"v1", "v1beta1"},
@@ -96,6 +141,7 @@ var MeshConfigKey = Key{Kind: MeshConfig, Namespace: "istio-system", Name: "isti
 const (
 	networkingGroup = "networking.istio.io"
 	securityGroup   = "security.istio.io"
+	extensionsGroup = "extensions.istio.io"
 )
 
 var networkingVersions = []string{"v1", "v1beta1", "v1alpha3"}
@@ -106,7 +152,9 @@ func Kinds() []*Kind { return kinds }
 
 var kinds = []*Kind{
 	VirtualService, DestinationRule, Gateway, ServiceEntry, WorkloadEntry, Sidecar,
-	PeerAuthentication, LocalWorkload, MeshConfig,
+	PeerAuthentication, ProxyConfig, WorkloadGroup, Telemetry, EnvoyFilter, WasmPlugin, TrafficExtension,
+	KubeGateway, GatewayClass, HTTPRoute, GRPCRoute, ReferenceGrant, Ingress, IngressClass,
+	LocalWorkload, MeshConfig,
 }
 
 // String returns the kind's name.
@@ -116,13 +164,14 @@ func (k *Kind) String() string { return k.Name }
 func (k *Kind) APIVersion() string { return k.Group + "/" + k.Versions[0] }
 
 // FindKind resolves what a user types: name, plural, short name, or
-// plural.group, in any case. If there is none, suggestion is the nearest known
+// plural.group, in any case; of two kinds that share a word, the one listed
+// first in Kinds (gateways are Istio's). If there is none, suggestion is the nearest known
 // plural, or empty.
 func FindKind(word string) (kind *Kind, suggestion string) {
 	w := strings.ToLower(word)
 	var words []string
 	for _, k := range kinds {
-		names := append([]string{strings.ToLower(k.Name), k.Plural, k.Plural + "." + k.Group}, k.Short...)
+		names := append([]string{strings.ToLower(k.Name), k.Plural, k.Plural + "." + k.Group, strings.ToLower(k.Name) + "." + k.Group}, k.Short...)
 		for _, n := range names {
 			if n == w {
 				return k, ""

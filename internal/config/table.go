@@ -10,6 +10,8 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+	networkingv1 "k8s.io/api/networking/v1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	lateen "github.com/lateen-mesh/lateen/api/mesh/v1alpha1"
 )
@@ -72,6 +74,39 @@ var columns = map[*Kind][]column{
 		})},
 		age,
 	},
+	ProxyConfig: {age}, WorkloadGroup: {age}, Telemetry: {age},
+	EnvoyFilter: {age}, WasmPlugin: {age}, TrafficExtension: {age},
+	GatewayClass: {
+		{"CONTROLLER", specColumn(func(s *gateway.GatewayClassSpec) string { return string(s.ControllerName) })},
+		age,
+	},
+	KubeGateway: {
+		{"CLASS", specColumn(func(s *gateway.GatewaySpec) string { return string(s.GatewayClassName) })},
+		age,
+	},
+	HTTPRoute: {
+		{"HOSTNAMES", specColumn(func(s *gateway.HTTPRouteSpec) string { return hostnames(s.Hostnames) })},
+		age,
+	},
+	GRPCRoute: {
+		{"HOSTNAMES", specColumn(func(s *gateway.GRPCRouteSpec) string { return hostnames(s.Hostnames) })},
+		age,
+	},
+	ReferenceGrant: {age},
+	Ingress: {
+		{"CLASS", specColumn(func(s *networkingv1.IngressSpec) string {
+			if s.IngressClassName == nil {
+				return "<none>"
+			}
+			return *s.IngressClassName
+		})},
+		{"HOSTS", specColumn(ingressHosts)},
+		age,
+	},
+	IngressClass: {
+		{"CONTROLLER", specColumn(func(s *networkingv1.IngressClassSpec) string { return s.Controller })},
+		age,
+	},
 	LocalWorkload: {
 		{"ENTRY", specColumn(func(s *lateen.LocalWorkload) string { return s.Entry })},
 		{"COMMAND", specColumn(func(s *lateen.LocalWorkload) string { return strings.Join(s.Command, " ") })},
@@ -88,6 +123,28 @@ func specColumn[T any](f func(T) string) func(*Object, time.Time) string {
 		}
 		return f(s)
 	}
+}
+
+func hostnames(hosts []gateway.Hostname) string {
+	words := make([]string, len(hosts))
+	for i, h := range hosts {
+		words[i] = string(h)
+	}
+	return jsonList(words)
+}
+
+// ingressHosts writes the hosts as kubectl does; a rule without one is for all.
+func ingressHosts(s *networkingv1.IngressSpec) string {
+	var hosts []string
+	for _, r := range s.Rules {
+		if r.Host != "" {
+			hosts = append(hosts, r.Host)
+		}
+	}
+	if len(hosts) == 0 {
+		return "*"
+	}
+	return strings.Join(hosts, ",")
 }
 
 // jsonList writes a list as kubectl prints one in a column.

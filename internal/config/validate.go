@@ -29,6 +29,9 @@ func Validate(obj *Object) (warnings, errs []*Problem) {
 	if m, ok := obj.Spec.(proto.Message); ok {
 		c.message(m.ProtoReflect(), "spec")
 	}
+	if obj.Kind.NotHonoured != "" {
+		c.warn("", obj.Kind.NotHonoured, "%s objects have no effect here", obj.Kind.Name)
+	}
 	if obj.Kind.validate != nil {
 		obj.Kind.validate(c, obj)
 	}

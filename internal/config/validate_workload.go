@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
+	networkingv1beta1 "istio.io/api/networking/v1beta1"
 	security "istio.io/api/security/v1beta1"
 
 	lateen "github.com/lateen-mesh/lateen/api/mesh/v1alpha1"
@@ -39,6 +40,20 @@ func validateSidecar(c *checker, o *Object) {
 		c.check(t.Mode == networking.OutboundTrafficPolicy_ALLOW_ANY, "spec.outboundTrafficPolicy.egressProxy", "use mode ALLOW_ANY", "has a meaning only with mode ALLOW_ANY")
 		c.destination("spec.outboundTrafficPolicy.egressProxy", t.EgressProxy)
 		c.check(t.EgressProxy.Port != nil, "spec.outboundTrafficPolicy.egressProxy.port", "add the port", "is required")
+	}
+}
+
+func validateProxyConfig(c *checker, o *Object) {
+	s := o.Spec.(*networkingv1beta1.ProxyConfig)
+	if s.Selector != nil {
+		c.selector("spec.selector.matchLabels", s.Selector.MatchLabels)
+	}
+	c.check(s.Concurrency.GetValue() >= 0, "spec.concurrency", "write 0 or more", "is %d", s.Concurrency.GetValue())
+	for _, k := range slices.Sorted(maps.Keys(s.EnvironmentVariables)) {
+		c.check(envName.MatchString(k), "spec.environmentVariables["+clip(k)+"]", "write letters, digits, -, _ and ., not beginning with a digit", "%q is not a variable's name", clip(k))
+	}
+	if t := s.Image.GetImageType(); t != "" {
+		c.oneOf("spec.image.imageType", t, []string{"default", "debug", "distroless"}, "is not an image type")
 	}
 }
 
