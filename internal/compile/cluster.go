@@ -204,10 +204,10 @@ func localities(in LoadInput) []mesh.LocalityEndpoints {
 	var out []mesh.LocalityEndpoints
 	for i := range in.Endpoints {
 		e := &in.Endpoints[i]
-		if !mesh.HasLabels(e.Labels, in.Labels) {
+		port := e.TargetPort(in.Port)
+		if e.Unready || port == 0 || !mesh.HasLabels(e.Labels, in.Labels) {
 			continue
 		}
-		port := e.TargetPort(in.Port)
 		ce := mesh.ClusterEndpoint{
 			Address: e.Address, Port: port, Weight: max(1, e.Weight), Workload: workloadID(e),
 			Mutual: e.Mutual && (in.PlainText == nil || !in.PlainText(e, port)),
@@ -236,6 +236,7 @@ func workloadID(e *mesh.Endpoint) string {
 		return ""
 	}
 	_, name, _ := strings.Cut(e.Workload, "/")
+	name = cmp.Or(e.WorkloadName, name)
 	canonical := cmp.Or(e.Labels["service.istio.io/canonical-name"], e.Labels["app.kubernetes.io/name"], e.Labels["app"], name)
 	revision := cmp.Or(e.Labels["service.istio.io/canonical-revision"], e.Labels["app.kubernetes.io/version"], e.Labels["version"], "latest")
 	return strings.Join([]string{name, e.Namespace, canonical, revision, "Kubernetes"}, ";")

@@ -23,6 +23,9 @@ type ServiceInput struct {
 	// Entries are the ServiceEntries of the namespace that name the host. The
 	// oldest decides; younger ones add ports and addresses.
 	Entries []*config.Object
+	// Cluster is Kubernetes' Service of that host, if there is one: then the
+	// entries do not count, as in Istio.
+	Cluster *config.Object
 }
 
 // ServiceHosts returns the hosts a ServiceEntry defines.
@@ -37,6 +40,9 @@ func ServiceHosts(o *config.Object) []string {
 
 // Service compiles one service. It returns nil when there is nothing to make it from.
 func Service(in ServiceInput) *mesh.Service {
+	if in.Cluster != nil {
+		return clusterService(in.Cluster, in.ID, in.Options)
+	}
 	if len(in.Entries) == 0 {
 		return nil
 	}
@@ -139,10 +145,21 @@ type EndpointsInput struct {
 	// Workloads are WorkloadEntries of the namespace, at least those that the
 	// entries' workload selectors match.
 	Workloads []*config.Object
+	// Cluster is Kubernetes' Service, as in ServiceInput, and Slices its EndpointSlices.
+	Cluster *config.Object
+	Slices  []*config.Object
+	// Pods of the namespace, by name: those that slices refer to, or else at
+	// least those that the workload selectors match.
+	Pods map[string]*config.Object
+	// Localities of the pods' nodes (region/zone/subzone), by node.
+	Localities map[string]string
 }
 
 // Endpoints compiles the endpoints of one service, in a stable order.
 func Endpoints(in EndpointsInput) []mesh.Endpoint {
+	if in.Cluster != nil {
+		return in.clusterEndpoints()
+	}
 	entries := slices.Clone(in.Entries)
 	config.SortByAge(entries)
 	var out []mesh.Endpoint
@@ -164,6 +181,9 @@ func Endpoints(in EndpointsInput) []mesh.Endpoint {
 				if mesh.HasLabels(WorkloadLabels(w), spec.WorkloadSelector.Labels) {
 					add(workloadEndpoint(w.Spec.(*networking.WorkloadEntry), WorkloadLabels(w), e.Namespace, w.Namespace+"/"+w.Name))
 				}
+			}
+			for _, p := range in.selectedPods(spec.WorkloadSelector.Labels) {
+				add(p)
 			}
 			continue
 		}

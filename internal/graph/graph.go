@@ -203,7 +203,7 @@ func (g *Graph) Epoch() Epoch {
 // Info describes one collection, for a debug endpoint.
 type Info struct {
 	Name         string        `json:"name"`
-	Kind         string        `json:"kind"` // source, map, flatmap, union
+	Kind         string        `json:"kind"` // source, map, flatmap, union, join
 	Entries      int           `json:"entries"`
 	Nodes        int           `json:"nodes"`        // compute nodes, one for each input key
 	Dependencies int           `json:"dependencies"` // recorded fetches of all nodes

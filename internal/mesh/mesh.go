@@ -88,6 +88,11 @@ type Service struct {
 	// SubjectAltNames restrict the server's certificate, if given.
 	SubjectAltNames []string
 	ExportTo        Visibility
+	// Cluster tells that it is Kubernetes' own: it goes before others of its host.
+	Cluster bool
+	// Headless services have no address of their own: clients connect to the
+	// addresses of the endpoints, by their names too.
+	Headless bool
 }
 
 // Port returns the port of that number.
@@ -131,11 +136,19 @@ type Endpoint struct {
 	Weight         uint32 // 0: 1
 	// Mutual tells that the endpoint's sidecar accepts mesh mutual TLS.
 	Mutual bool
+	// WorkloadName is what owns the workload, as telemetry names it; empty: its own name.
+	WorkloadName string
+	// Hostname is the name of the endpoint below that of its service, if it has one.
+	Hostname string
+	// PortsOnly tells that the endpoint has no other ports than Ports.
+	PortsOnly bool
+	// Unready endpoints are not sent to clients, but are the workload's all the same.
+	Unready bool
 }
 
-// TargetPort returns the port that p has at the endpoint.
+// TargetPort returns the port that p has at the endpoint, or 0 if it has it not.
 func (e *Endpoint) TargetPort(p Port) uint32 {
-	if n := e.Ports[p.Name]; n != 0 {
+	if n := e.Ports[p.Name]; n != 0 || e.PortsOnly {
 		return n
 	}
 	if p.Target != 0 {

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
-	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/lateen-mesh/lateen/internal/compile"
 	"github.com/lateen-mesh/lateen/internal/config"
@@ -31,6 +30,7 @@ type sources struct {
 	sidecars  objects
 	peers     objects
 	workloads objects // WorkloadEntry
+	cluster   clusterSources
 
 	services  *graph.Table[mesh.ServiceID, *mesh.Service]
 	endpoints *graph.Table[mesh.ServiceID, []mesh.Endpoint]
@@ -41,6 +41,7 @@ type sources struct {
 	// sourceKeys are the client labels that anything looks at; key 0.
 	sourceKeys *graph.Table[int, []string]
 
+	entriesOf    *graph.Index[mesh.ServiceID, compile.Ref, *config.Object]
 	byHost       *graph.Index[string, mesh.ServiceID, *mesh.Service]
 	byAddress    *graph.Index[string, mesh.ServiceID, []mesh.Endpoint]
 	ruleByHost   *graph.Index[string, compile.Ref, compile.RuleHead]
@@ -68,6 +69,7 @@ func newSources(g *graph.Graph) *sources {
 	s.entries, s.rules, s.routings = source(config.ServiceEntry), source(config.DestinationRule), source(config.VirtualService)
 	s.gateways, s.sidecars, s.peers = source(config.Gateway), source(config.Sidecar), source(config.PeerAuthentication)
 	s.workloads = source(config.WorkloadEntry)
+	s.cluster = newClusterSources(g, source)
 	namespace := func(k compile.Ref, _ *config.Object) []string { return []string{k.Namespace} }
 	s.sidecarsByNS = graph.NewIndex(g, "sidecars/namespace", s.sidecars, namespace)
 	s.peersByNS = graph.NewIndex(g, "peers/namespace", s.peers, namespace)
@@ -75,71 +77,6 @@ func newSources(g *graph.Graph) *sources {
 	s.deriveHeads(g)
 	s.options.Set(0, compile.NewOptions(nil))
 	return s
-}
-
-// labelKey finds workloads by one of their labels.
-type labelKey struct{ namespace, key, value string }
-
-func (s *sources) deriveServices(g *graph.Graph) {
-	ids := func(o *config.Object) []mesh.ServiceID {
-		var out []mesh.ServiceID
-		for _, h := range compile.ServiceHosts(o) {
-			out = append(out, mesh.ServiceID{Namespace: o.Namespace, Host: h})
-		}
-		return out
-	}
-	bySE := graph.NewIndex(g, "serviceentries/service", s.entries, func(_ compile.Ref, o *config.Object) []mesh.ServiceID { return ids(o) })
-	keys := graph.FlatMap(g, "service-ids", s.entries, func(_ *graph.Ctx, _ compile.Ref, o *config.Object, emit func(mesh.ServiceID, bool)) {
-		for _, id := range ids(o) {
-			emit(id, true)
-		}
-	}, nil)
-	s.services = graph.Map(g, "services", keys, func(c *graph.Ctx, id mesh.ServiceID, _ bool) (*mesh.Service, bool) {
-		opts, _ := graph.Fetch(c, s.options, 0)
-		svc := compile.Service(compile.ServiceInput{Options: opts, ID: id, Entries: values(graph.FetchIndex(c, bySE, id))})
-		return svc, svc != nil
-	}, deep[*mesh.Service])
-	byLabel := graph.NewIndex(g, "workloadentries/label", s.workloads, func(k compile.Ref, o *config.Object) []labelKey {
-		var out []labelKey
-		for l, v := range compile.WorkloadLabels(o) {
-			out = append(out, labelKey{k.Namespace, l, v})
-		}
-		return out
-	})
-	s.endpoints = graph.Map(g, "endpoints", keys, func(c *graph.Ctx, id mesh.ServiceID, _ bool) ([]mesh.Endpoint, bool) {
-		in := compile.EndpointsInput{ID: id, Entries: values(graph.FetchIndex(c, bySE, id))}
-		for _, e := range in.Entries {
-			selector := e.Spec.(*networking.ServiceEntry).GetWorkloadSelector().GetLabels()
-			if k, ok := leastKey(selector); ok {
-				in.Workloads = append(in.Workloads, values(graph.FetchIndex(c, byLabel, labelKey{e.Namespace, k, selector[k]}))...)
-			}
-		}
-		return compile.Endpoints(in), true
-	}, deep[[]mesh.Endpoint])
-	s.accounts = graph.Map(g, "service-accounts", s.endpoints, func(c *graph.Ctx, _ mesh.ServiceID, list []mesh.Endpoint) ([]string, bool) {
-		opts, _ := graph.Fetch(c, s.options, 0)
-		return compile.ServiceAccounts(opts.TrustDomains[0], list), true
-	}, slices.Equal[[]string])
-	s.byHost = graph.NewIndex(g, "services/host", s.services, func(id mesh.ServiceID, _ *mesh.Service) []string { return []string{id.Host} })
-	s.byAddress = graph.NewIndex(g, "endpoints/address", s.endpoints, func(_ mesh.ServiceID, list []mesh.Endpoint) []string {
-		var out []string
-		for i := range list {
-			out = append(out, list[i].Address)
-		}
-		slices.Sort(out)
-		return slices.Compact(out)
-	})
-}
-
-// leastKey returns the first label of a selector, by which its workloads are looked up.
-func leastKey(m map[string]string) (string, bool) {
-	best, ok := "", false
-	for k := range m {
-		if !ok || k < best {
-			best, ok = k, true
-		}
-	}
-	return best, ok
 }
 
 func (s *sources) deriveHeads(g *graph.Graph) {
