@@ -36,14 +36,17 @@ func Wait(ctx context.Context, o WaitOptions) error {
 	client := &http.Client{Timeout: o.RequestTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(o.Period)
 	defer tick.Stop()
-	for {
+	for why := errors.New("it was not asked"); ; {
 		err := askReady(ctx, client, o.URL)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil {
+			why = err // not that the time was over while it was asked
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("lateen-proxy is not ready after %v: %w", o.Timeout, err)
+			return fmt.Errorf("lateen-proxy is not ready after %v: %w", o.Timeout, why)
 		case <-tick.C:
 		}
 	}
