@@ -173,3 +173,25 @@ func (n *namespace) listen(t *testing.T, user int, ports ...int) {
 		}()
 	}
 }
+
+// listenPacket answers every datagram to an address with a text.
+func (n *namespace) listenPacket(t *testing.T, user int, address, text string) {
+	t.Helper()
+	var pc net.PacketConn
+	var err error
+	n.as(user, func() { pc, err = net.ListenPacket("udp", address) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pc.Close() })
+	go func() {
+		b := make([]byte, 64)
+		for {
+			_, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo([]byte(text), from)
+		}
+	}()
+}
