@@ -49,8 +49,8 @@ func base() Layer {
 	return Layer{Files: []File{
 		{Path: "/etc/", Mode: 0o755},
 		{Path: "/etc/passwd", Mode: 0o644, Content: []byte("root:x:0:0:root:/:/sbin/nologin\n" +
-			"app:x:1000:1000:app:/tmp:/sbin/nologin\nistio-proxy:x:1337:1337:istio-proxy:/tmp:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n")},
-		{Path: "/etc/group", Mode: 0o644, Content: []byte("root:x:0:\napp:x:1000:\nistio-proxy:x:1337:\nnogroup:x:65534:\n")},
+			"curl_user:x:100:101:curl_user:/home/curl_user:/bin/sh\napp:x:1000:1000:app:/tmp:/sbin/nologin\nistio-proxy:x:1337:1337:istio-proxy:/tmp:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n")},
+		{Path: "/etc/group", Mode: 0o644, Content: []byte("root:x:0:\ncurl_group:x:101:\napp:x:1000:\nistio-proxy:x:1337:\nnogroup:x:65534:\n")},
 		{Path: "/tmp/", Mode: 0o1777},
 	}}
 }
