@@ -59,10 +59,10 @@ type Config struct {
 	Thresholds [2]Thresholds
 	PerHost    uint32 // per-host max_connections, MaxUint32 when not set
 
-	// BindSource is the local address of upstream connections, invalid when
-	// the kernel chooses.
-	BindSource netip.Addr
-	Keepalive  *Keepalive // TCP keep-alive; nil: the system's default
+	// BindSources are the local addresses of upstream connections, the first of a
+	// host's family counts; none: the kernel chooses.
+	BindSources []netip.Addr
+	Keepalive   *Keepalive // TCP keep-alive; nil: the system's default
 	// BufferLimit is per_connection_buffer_limit_bytes, default 1 MiB.
 	BufferLimit uint32
 

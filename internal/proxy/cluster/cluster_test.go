@@ -357,7 +357,7 @@ func TestDecodeOfWhatIstiodSends(t *testing.T) {
 	if c.Service != (Service{"reviews.default.svc.cluster.local", "reviews", "default"}) || c.Subset != "v1" || !strings.HasSuffix(c.Provenance, "destination-rule/reviews") {
 		t.Errorf("metadata: %+v %q %q", c.Service, c.Subset, c.Provenance)
 	}
-	if c.HTTP.Protocol != UseDownstream || c.HTTP.IdleTimeout != 5*time.Minute || c.ConnectTimeout != 10*time.Second || c.BindSource.String() != "127.0.0.6" || c.Panic != 0 {
+	if c.HTTP.Protocol != UseDownstream || c.HTTP.IdleTimeout != 5*time.Minute || c.ConnectTimeout != 10*time.Second || len(c.BindSources) != 1 || c.BindSources[0].String() != "127.0.0.6" || c.Panic != 0 {
 		t.Errorf("config: %+v", c.Config)
 	}
 	l := c.Limits(false)

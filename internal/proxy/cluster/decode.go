@@ -127,15 +127,25 @@ func (cfg *Config) decodeBind(m *corev3.BindConfig) error {
 	if m == nil {
 		return nil
 	}
-	if len(m.GetSocketOptions()) > 0 || len(m.GetExtraSourceAddresses()) > 0 || len(m.GetAdditionalSourceAddresses()) > 0 || m.GetLocalAddressSelector() != nil {
-		return errors.New("upstream_bind_config: only source_address is supported: remove the rest")
+	if len(m.GetSocketOptions()) > 0 || len(m.GetAdditionalSourceAddresses()) > 0 || m.GetLocalAddressSelector() != nil {
+		return errors.New("upstream_bind_config: only source_address and extra_source_addresses are supported: remove the rest")
 	}
+	var sources []*corev3.SocketAddress
 	if s := m.GetSourceAddress(); s != nil {
+		sources = append(sources, s)
+	}
+	for _, e := range m.GetExtraSourceAddresses() {
+		if e.GetSocketOptions() != nil {
+			return errors.New("upstream_bind_config.extra_source_addresses.socket_options is not supported: remove it")
+		}
+		sources = append(sources, e.GetAddress())
+	}
+	for _, s := range sources {
 		ip, err := netip.ParseAddr(s.GetAddress())
 		if err != nil || s.GetPortValue() != 0 {
 			return fmt.Errorf("upstream_bind_config.source_address: %q with port %d: give an IP address and port 0", s.GetAddress(), s.GetPortValue())
 		}
-		cfg.BindSource = ip
+		cfg.BindSources = append(cfg.BindSources, ip)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"math"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -82,6 +83,26 @@ func (h *Host) Address() string {
 		return *r
 	}
 	return h.address
+}
+
+// Source is the address to dial the host from, nil when the kernel chooses. A
+// host of the other family than all of the cluster's sources is dialled from
+// the first, and that fails: the control plane asked for it.
+func (h *Host) Source() net.Addr {
+	sources := h.cluster.BindSources
+	if len(sources) == 0 || h.Network() != "tcp" {
+		return nil
+	}
+	from := sources[0]
+	if to, err := netip.ParseAddrPort(h.Address()); err == nil {
+		for _, s := range sources {
+			if s.Is4() == to.Addr().Unmap().Is4() {
+				from = s
+				break
+			}
+		}
+	}
+	return &net.TCPAddr{IP: from.AsSlice()}
 }
 
 // Network is "tcp" or "unix", as net.Dial takes it.

@@ -40,6 +40,7 @@ type listener struct {
 
 	originalDst bool // restore SO_ORIGINAL_DST
 	handOff     bool // and give the connection to the listener of that address
+	transparent bool // TPROXY brings connections with the destination they had
 	tls, http   *inspector
 	timeout     time.Duration // of the inspectors, 0: none
 	goOn        bool          // a timed-out inspection goes on without its result
@@ -128,6 +129,7 @@ func (m *Manager) compile(msg *listenerv3.Listener, old *listener) (*listener, e
 
 func (l *listener) sockets(msg *listenerv3.Listener) error {
 	bind := msg.GetBindToPort() == nil || msg.GetBindToPort().GetValue()
+	l.transparent = msg.GetTransparent().GetValue()
 	addresses := []*corev3.Address{msg.GetAddress()}
 	for _, a := range msg.GetAdditionalAddresses() {
 		addresses = append(addresses, a.GetAddress())
@@ -138,7 +140,7 @@ func (l *listener) sockets(msg *listenerv3.Listener) error {
 			return fmt.Errorf("address: %w", err)
 		}
 		spec := socketSpec{
-			network: network, address: address, freebind: msg.GetFreebind().GetValue(),
+			network: network, address: address, freebind: msg.GetFreebind().GetValue(), transparent: l.transparent,
 			reuse: msg.GetEnableReusePort().GetValue(), backlog: int(msg.GetTcpBacklogSize().GetValue()),
 			mode: os.FileMode(a.GetPipe().GetMode()).Perm(),
 		}

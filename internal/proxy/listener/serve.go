@@ -70,6 +70,8 @@ func (m *Manager) prepare(l *listener, c net.Conn, info *Info, stripe telemetry.
 	if l.originalDst {
 		if dst, ok := originalDst(c); ok {
 			info.Local, info.Restored = dst, true
+		} else if l.transparent && info.Local.Port() != l.address.Port() {
+			info.Restored = true // nothing was translated
 		}
 		if l.handOff {
 			l = m.target(l, info.Local)

@@ -23,9 +23,12 @@ type socketSpec struct {
 	network  string // "tcp" or "unix"
 	address  string // "ip:port", or a path ("@name" is abstract)
 	freebind bool
-	reuse    bool // SO_REUSEPORT
-	backlog  int  // 0: the system's default
-	mode     os.FileMode
+	// transparent sockets take connections to addresses that are not the
+	// machine's, as TPROXY brings them.
+	transparent bool
+	reuse       bool // SO_REUSEPORT
+	backlog     int  // 0: the system's default
+	mode        os.FileMode
 }
 
 // socket is one listening socket. Its owner is the listener whose connections
@@ -68,6 +71,15 @@ func (spec *socketSpec) options(fd int) error {
 	if spec.reuse {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return fmt.Errorf("set SO_REUSEPORT: %w", err)
+		}
+	}
+	if spec.transparent {
+		level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+		if strings.HasPrefix(spec.address, "[") {
+			level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+		}
+		if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+			return fmt.Errorf("set IP_TRANSPARENT, for which the proxy needs the capability NET_ADMIN: %w", err)
 		}
 	}
 	if spec.freebind {

@@ -26,9 +26,7 @@ func (hp *pool) dial(ctx context.Context, w *Want) (net.Conn, error) {
 	defer cancel()
 	start := time.Now()
 	var d net.Dialer
-	if c.BindSource.IsValid() {
-		d.LocalAddr = &net.TCPAddr{IP: c.BindSource.AsSlice()}
-	}
+	d.LocalAddr = hp.host.Source()
 	if k := c.Keepalive; k != nil {
 		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: k.Idle, Interval: k.Interval, Count: k.Probes}
 	} else {
