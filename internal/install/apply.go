@@ -119,7 +119,7 @@ func (c *Cluster) ensureNamespace(ctx context.Context, name string) error {
 func (p *Plan) prune(ctx context.Context, c *Cluster) (int, error) {
 	wanted := map[string]bool{}
 	for _, o := range p.Objects {
-		wanted[describe(o)] = true
+		wanted[Describe(o)] = true
 	}
 	found, err := c.owned(ctx, p.RevisionLabel())
 	if err != nil {
@@ -128,7 +128,7 @@ func (p *Plan) prune(ctx context.Context, c *Cluster) (int, error) {
 	var stale []*unstructured.Unstructured
 	for _, o := range found {
 		// Another namespace's installation of the same revision is not ours to judge.
-		if !wanted[describe(o)] && (o.GetNamespace() == "" || o.GetNamespace() == p.Namespace) {
+		if !wanted[Describe(o)] && (o.GetNamespace() == "" || o.GetNamespace() == p.Namespace) {
 			stale = append(stale, o)
 		}
 	}
@@ -178,7 +178,7 @@ func (c *Cluster) remove(ctx context.Context, o *unstructured.Unstructured) erro
 	background := metav1.DeletePropagationBackground
 	err = r.Delete(ctx, o.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("deleting %s: %w", describe(o), err)
+		return fmt.Errorf("deleting %s: %w", Describe(o), err)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (c *Cluster) resource(r schema.GroupVersionResource, namespace string) dyna
 func (c *Cluster) of(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	k, ok := kindOf(o)
 	if !ok {
-		return nil, fmt.Errorf("%s: no kind that is installed", describe(o))
+		return nil, fmt.Errorf("%s: no kind that is installed", Describe(o))
 	}
 	if !k.namespaced {
 		return c.resource(k.GroupVersionResource, ""), nil
@@ -53,8 +53,8 @@ func (c *Cluster) of(o *unstructured.Unstructured) (dynamic.ResourceInterface, e
 	return c.resource(k.GroupVersionResource, o.GetNamespace()), nil
 }
 
-// describe names an object as istioctl does: Kind/namespace/name.
-func describe(o *unstructured.Unstructured) string {
+// Describe names an object as istioctl does: Kind/namespace/name.
+func Describe(o *unstructured.Unstructured) string {
 	if o.GetNamespace() == "" {
 		return o.GetKind() + "/" + o.GetName()
 	}
@@ -69,7 +69,7 @@ func (c *Cluster) applyObject(ctx context.Context, o *unstructured.Unstructured)
 		return err
 	}
 	if _, err := r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: FieldManager, Force: true}); err != nil {
-		return fmt.Errorf("%s: %w", describe(o), err)
+		return fmt.Errorf("%s: %w", Describe(o), err)
 	}
 	return nil
 }

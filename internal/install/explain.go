@@ -27,7 +27,7 @@ const (
 func (c *Cluster) explain(ctx context.Context, o *unstructured.Unstructured, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), explainTime)
 	defer cancel()
-	f := &Failure{Err: fmt.Errorf("%s: %w", describe(o), err)}
+	f := &Failure{Err: fmt.Errorf("%s: %w", Describe(o), err)}
 	kindName := strings.ToLower(o.GetKind())
 	if o.GetKind() != "Deployment" {
 		f.Commands = append(f.Commands, fmt.Sprintf("kubectl describe %s %s", kindName, o.GetName()))

@@ -15,7 +15,7 @@ func established(o *unstructured.Unstructured) (state, error) {
 	}
 	for _, c := range conditions(o) {
 		if c["type"] == "NamesAccepted" && c["status"] == "False" {
-			return state{}, fmt.Errorf("%s: %v", describe(o), c["message"])
+			return state{}, fmt.Errorf("%s: %v", Describe(o), c["message"])
 		}
 		if c["type"] == "Established" && c["status"] == "True" {
 			return state{ready: true}, nil
@@ -32,7 +32,7 @@ func rolledOut(o *unstructured.Unstructured) (state, error) {
 	}
 	for _, c := range conditions(o) {
 		if c["type"] == "Progressing" && c["reason"] == "ProgressDeadlineExceeded" {
-			return state{}, fmt.Errorf("%s exceeded its progress deadline", describe(o))
+			return state{}, fmt.Errorf("%s exceeded its progress deadline", Describe(o))
 		}
 	}
 	number := func(fields ...string) int64 {

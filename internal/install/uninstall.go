@@ -61,7 +61,7 @@ func FindInstalled(ctx context.Context, c *Cluster, o RemoveOptions) (*Removal, 
 		}
 		if name := obj.GetAnnotations()["meta.helm.sh/release-name"]; name != "" {
 			ns := obj.GetAnnotations()["meta.helm.sh/release-namespace"]
-			return nil, fmt.Errorf("%s: %w as release %s: run `helm uninstall %s -n %s`", describe(obj), ErrHelm, name, name, ns)
+			return nil, fmt.Errorf("%s: %w as release %s: run `helm uninstall %s -n %s`", Describe(obj), ErrHelm, name, name, ns)
 		}
 		r.Objects = append(r.Objects, obj)
 	}
@@ -92,7 +92,7 @@ func (r *Removal) Apply(ctx context.Context, c *Cluster) error {
 		if err := c.remove(ctx, o); err != nil {
 			return err
 		}
-		c.say("  Removed %s", describe(o))
+		c.say("  Removed %s", Describe(o))
 	}
 	for _, o := range r.Objects {
 		if isControlPlane(o) {
@@ -124,7 +124,7 @@ func (c *Cluster) podsGone(ctx context.Context, deployment *unstructured.Unstruc
 	}
 	list, err := c.resource(pods, deployment.GetNamespace()).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
-		return fmt.Errorf("pods of %s: %w", describe(deployment), err)
+		return fmt.Errorf("pods of %s: %w", Describe(deployment), err)
 	}
 	for _, p := range list.Items {
 		if err := c.await(ctx, pods, p.GetNamespace(), p.GetName(), gone); err != nil {
