@@ -72,6 +72,8 @@ type exchangeState struct {
 	backOffFor time.Duration
 	backOffSet bool
 	attempts   int
+	reached    bool      // an upstream may have begun with the request
+	replayed   bool      // it was sent again after a reused connection's end
 	global     time.Time // route timeout's end, zero for none yet
 	perTry     time.Time
 	maxEnd     time.Time // max_stream_duration's end

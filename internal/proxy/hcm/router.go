@@ -105,7 +105,7 @@ const (
 
 func (x *exchange) attemptAll(a *route.Action) {
 	for stale := 0; ; {
-		got := x.attempt(a, stale >= maxStale)
+		got := x.attempt(a, stale >= maxStale || x.replayed)
 		x.endAttempt()
 		switch got {
 		case finished:
@@ -180,8 +180,11 @@ func (x *exchange) attempt(a *route.Action, fresh bool) outcome {
 	resp, err := x.exchangeHeads(host)
 	if err != nil {
 		var se *message.StreamError
-		if x.us.Reused && errors.As(err, &se) && se.Unsent && x.resumable() {
+		if x.us.Reused && errors.As(err, &se) && (se.Unsent || x.lostOnReuse(se)) && x.resumable() {
 			x.attempts--
+			if !se.Unsent {
+				x.replayed, x.reached = true, true
+			}
 			return moved
 		}
 		return x.failed(host, err, true)
@@ -291,8 +294,10 @@ func (x *exchange) respond(h *cluster.Host, resp *message.Response) outcome {
 	} else {
 		h.Stats().RqSuccess.Add(1)
 	}
-	if x.retry.WantsResponse(resp) && !x.mayStream(resp) {
-		if x.mayRetry(x.retry.ShouldRetryResponse(resp)) {
+	unsent := takeUnsent(resp)
+	x.reached = x.reached || !unsent
+	if (x.retry.WantsResponse(resp) || unsent && x.retry.WantsReset(message.ConnectionFailure, false)) && !x.mayStream(resp) {
+		if x.mayRetry(x.retry.Enabled()) {
 			x.backOffFor, x.backOffSet = x.retry.RateLimitedBackOff(resp, now, x.m.rand())
 			x.drainResponse()
 			x.tried = append(x.tried, h)
@@ -388,6 +393,7 @@ func (x *exchange) failed(h *cluster.Host, err error, sent bool) outcome {
 		se = &message.StreamError{Reason: message.LocalReset, Err: err}
 	}
 	reset := se.Reason
+	x.reached = x.reached || sent && !se.Unsent
 	if sent {
 		h.Stats().RqError.Add(1)
 		st.Inc(x.c.stripe, telemetry.ClusterRqRxReset)
@@ -407,6 +413,7 @@ func (x *exchange) failed(h *cluster.Host, err error, sent bool) outcome {
 	if x.attempts > 1 {
 		body += "retried and the latest "
 	}
+	x.markUnsent(&x.local, reset)
 	x.reply(status, body+"reset reason: "+reset.String(), classify(reset), resetDetails(reset, x.entry.UpstreamTransportFailure))
 	return finished
 }

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"github.com/lateen-mesh/lateen/internal/proxy/message"
+	"github.com/lateen-mesh/lateen/internal/proxy/telemetry/format"
+)
+
+// unsentField says on a local 503 that no upstream has seen anything of the
+// request. An application that ends refuses connections at once, while its
+// clients hear later that its pod is gone: their proxy may then send the request
+// to another pod as if it had been refused itself, whatever the method is. Envoy
+// has no such mark, so that Istio once retried every 503 and had to stop.
+// It passes between proxies only.
+const unsentField = "x-lateen-unsent"
+
+var unsentName = []byte(unsentField)
+
+// markUnsent marks a local answer to a peer of the mesh where that is true.
+func (x *exchange) markUnsent(r *message.Response, reset message.ResetReason) {
+	if x.reached || reset != message.ConnectionFailure && reset != message.ConnectTimeout {
+		return
+	}
+	if len(x.c.info.PeerCertificates) == 0 {
+		return // not a proxy of the mesh
+	}
+	if format.IsGRPC(x.req) {
+		return // grpc-status UNAVAILABLE is retried as it is
+	}
+	r.Header.Add(unsentName, trueValue)
+}
+
+// takeUnsent says whether a response carries the mark, and takes it off: the
+// client is no proxy, or would take it for ours.
+func takeUnsent(resp *message.Response) bool {
+	if resp.Status != 503 {
+		return false
+	}
+	if _, ok := resp.Header.GetName(unsentField); !ok {
+		return false
+	}
+	resp.Header.Remove(unsentName)
+	return true
+}
+
+// lostOnReuse says whether a safe request may be sent once more because the
+// connection it was given had been used before and ended without an answer: the
+// server closed it as idle at that moment (RFC 9112 section 9.3.1, RFC 9110
+// section 9.2.2).
+func (x *exchange) lostOnReuse(se *message.StreamError) bool {
+	if x.replayed || x.us.Proto == message.HTTP2 || !x.bodyDone || x.req.BodyLength != 0 {
+		return false
+	}
+	if se.Reason != message.ConnectionTermination && se.Reason != message.RemoteReset {
+		return false
+	}
+	switch string(x.req.Method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+	default:
+		return false
+	}
+	return len(x.req.Upgrade) == 0
+}
