@@ -141,7 +141,8 @@ func (l *listener) sockets(msg *listenerv3.Listener) error {
 		}
 		spec := socketSpec{
 			network: network, address: address, freebind: msg.GetFreebind().GetValue(), transparent: l.transparent,
-			reuse: msg.GetEnableReusePort().GetValue(), backlog: int(msg.GetTcpBacklogSize().GetValue()),
+			ipv4Compat: a.GetSocketAddress().GetIpv4Compat(),
+			reuse:      msg.GetEnableReusePort().GetValue(), backlog: int(msg.GetTcpBacklogSize().GetValue()),
 			mode: os.FileMode(a.GetPipe().GetMode()).Perm(),
 		}
 		if network == "tcp" {

@@ -26,6 +26,7 @@ type socketSpec struct {
 	// transparent sockets take connections to addresses that are not the
 	// machine's, as TPROXY brings them.
 	transparent bool
+	ipv4Compat  bool // an IPv6 wildcard takes IPv4 too; by default it does not
 	reuse       bool // SO_REUSEPORT
 	backlog     int  // 0: the system's default
 	mode        os.FileMode
@@ -52,7 +53,7 @@ func openSocket(ctx context.Context, spec socketSpec) (*socket, error) {
 	if spec.network == "unix" {
 		removeStale(spec.address)
 	}
-	ln, err := lc.Listen(ctx, spec.network, spec.address)
+	ln, err := lc.Listen(ctx, spec.listenNetwork(), spec.address)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -62,6 +63,21 @@ func openSocket(ctx context.Context, spec socketSpec) (*socket, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// listenNetwork keeps the families apart as Envoy does, so that a listener may
+// have a wildcard address of each.
+func (spec *socketSpec) listenNetwork() string {
+	if spec.network != "tcp" {
+		return spec.network
+	}
+	switch six := strings.HasPrefix(spec.address, "["); {
+	case !six:
+		return "tcp4" // Go's "tcp" would take IPv6 at 0.0.0.0 as well
+	case spec.ipv4Compat:
+		return "tcp"
+	}
+	return "tcp6"
 }
 
 func (spec *socketSpec) options(fd int) error {
