@@ -226,6 +226,13 @@ func TestUnavailable(t *testing.T) {
 	wantJSON(t, u+"/api/v1/products/0", 555, `{"error":"`+detailsUnavailable+`"}`)
 	wantJSON(t, u+"/api/v1/products/0/reviews", 555, `{"error":"`+reviewsUnavailable+`"}`)
 	wantJSON(t, u+"/api/v1/products/0/ratings", 555, `{"error":"`+productRatingsGone+`"}`)
+	const metrics = "# HELP request_result_total Results of requests\n# TYPE request_result_total counter\n" +
+		"request_result_total{destination_app=\"details\",response_code=\"555\"} 2\n" +
+		"request_result_total{destination_app=\"ratings\",response_code=\"555\"} 1\n" +
+		"request_result_total{destination_app=\"reviews\",response_code=\"555\"} 4\n"
+	if code, h, body := get(t, http.DefaultClient, u+"/metrics"); code != 200 || body != metrics || !strings.HasPrefix(h.Get("Content-Type"), "text/plain; version=0.0.4") {
+		t.Errorf("metrics: %d %s\n%s", code, h.Get("Content-Type"), body)
+	}
 }
 
 // TestSlow holds both tries of reviews until the test ends.

@@ -43,6 +43,7 @@ type productpage struct {
 	c     Config
 	pages *template.Template
 	login sessions
+	asked *results
 }
 
 // newProductpage serves the page, its API, log-in and static files.
@@ -54,7 +55,7 @@ func newProductpage(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &productpage{c: c, pages: t, login: newSessions()}
+	p := &productpage{c: c, pages: t, login: newSessions(), asked: newResults()}
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", p.index)
@@ -65,6 +66,7 @@ func newProductpage(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("Product page is healthy"))
 	})
+	mux.Handle("GET /metrics", p.asked)
 	mux.HandleFunc("GET /api/v1/products", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, products)
 	})
@@ -111,12 +113,15 @@ func (p *productpage) outgoing(r *http.Request) http.Header {
 	return h
 }
 
-// fetch tries a neighbour up to tries times and reports what went wrong once.
-func (p *productpage) fetch(r *http.Request, tries int, timeout time.Duration, u string, into any) int {
+// fetch tries a neighbour up to tries times, and reports and counts what came
+// of it: 500 stands for a call without an answer.
+func (p *productpage) fetch(r *http.Request, app string, tries int, timeout time.Duration, u string, into any) int {
 	status := 0
 	for range tries {
 		var err error
-		if status, err = call(r.Context(), p.c.Client, timeout, u, p.outgoing(r), into); err == nil {
+		status, err = call(r.Context(), p.c.Client, timeout, u, p.outgoing(r), into)
+		p.asked.add(app, or(status, http.StatusInternalServerError))
+		if err == nil {
 			return status
 		}
 		slog.Warn("a call failed", "error", err)
@@ -129,7 +134,7 @@ func (p *productpage) fetch(r *http.Request, tries int, timeout time.Duration, u
 
 func (p *productpage) details(r *http.Request, id string) (int, any) {
 	var d details
-	if status := p.fetch(r, 1, p.c.DetailsTimeout, p.c.Details+"/details/"+id, &d); status != http.StatusOK {
+	if status := p.fetch(r, "details", 1, p.c.DetailsTimeout, p.c.Details+"/details/"+id, &d); status != http.StatusOK {
 		return status, failure{detailsUnavailable}
 	}
 	return http.StatusOK, d
@@ -137,7 +142,7 @@ func (p *productpage) details(r *http.Request, id string) (int, any) {
 
 func (p *productpage) reviews(r *http.Request, id string) (int, any) {
 	var v reviews
-	if status := p.fetch(r, reviewsTries, p.c.ReviewsTimeout, p.c.Reviews+"/reviews/"+id, &v); status != http.StatusOK {
+	if status := p.fetch(r, "reviews", reviewsTries, p.c.ReviewsTimeout, p.c.Reviews+"/reviews/"+id, &v); status != http.StatusOK {
 		return status, failure{reviewsUnavailable}
 	}
 	return http.StatusOK, v
@@ -145,7 +150,7 @@ func (p *productpage) reviews(r *http.Request, id string) (int, any) {
 
 func (p *productpage) ratings(r *http.Request, id string) (int, any) {
 	var v ratings
-	if status := p.fetch(r, 1, p.c.RatingsTimeout, p.c.Ratings+"/ratings/"+id, &v); status != http.StatusOK {
+	if status := p.fetch(r, "ratings", 1, p.c.RatingsTimeout, p.c.Ratings+"/ratings/"+id, &v); status != http.StatusOK {
 		return status, failure{productRatingsGone}
 	}
 	return http.StatusOK, v
