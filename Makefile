@@ -21,7 +21,7 @@ TAGS     := grpcnotrace
 BINARIES := lateen lateend lateen-proxy bookinfo
 MODULES  := . test/interop
 
-.PHONY: build demo test lint bench bench-control fuzz clean
+.PHONY: build demo test lint bench bench-control fuzz lab-up lab-down lab-images clean
 
 build: $(BINARIES:%=bin/%)
 
@@ -58,6 +58,21 @@ fuzz:
 	@for f in $$(grep -rlE '^func Fuzz' --include=*_test.go .); do d=$$(dirname $$f); \
 	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' $$f | cut -d' ' -f2); do \
 	    echo "== $$d $$t"; (cd $$d && go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) .); done; done
+
+# A real Kubernetes on this machine (docs/lab.md); needs root.
+.PHONY: bin/lab
+bin/lab:
+	cd test/lab && go build -trimpath -o ../../bin/lab ./cmd/lab
+
+LABFLAGS ?=
+lab-up: bin/lab
+	bin/lab up $(LABFLAGS)
+
+lab-down: bin/lab
+	bin/lab down
+
+lab-images: bin/lab
+	bin/lab images build --tag $(VERSION)
 
 clean:
 	rm -rf bin
