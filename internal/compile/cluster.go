@@ -21,8 +21,13 @@ type ClustersInput struct {
 	Rules []*config.Object
 	// ServiceAccounts are the SPIFFE ids of the endpoints.
 	ServiceAccounts []string
-	// Endpoints are needed only when the service is resolved by DNS.
+	// Endpoints are needed only when the service is resolved by DNS, and of
+	// headless services.
 	Endpoints []mesh.Endpoint
+	// Peers are the PeerAuthentications for a headless service's endpoints.
+	Peers []*config.Object
+	// Gateway: a gateway's connections have no original destination.
+	Gateway bool
 }
 
 // rules is what same-host DestinationRules come to: subsets are united, the
@@ -85,6 +90,9 @@ func (in *ClustersInput) cluster(from mesh.Origin, p mesh.Port, s subset, tp *ne
 	switch svc.Resolution {
 	case mesh.Static:
 		c.Kind = mesh.ClusterEDS
+		if svc.Headless && !in.Gateway {
+			c.Kind, c.Policy.Balancer = mesh.ClusterOriginalDst, mesh.PassthroughLB
+		}
 	case mesh.None:
 		c.Kind = mesh.ClusterOriginalDst
 		c.Policy.Balancer = mesh.PassthroughLB
@@ -100,7 +108,42 @@ func (in *ClustersInput) cluster(from mesh.Origin, p mesh.Port, s subset, tp *ne
 	}
 	c.Upstream = upstream(p, c.Policy)
 	c.TLS = in.clientTLS(tp.GetTls(), p, s.name)
+	if c.Kind == mesh.ClusterOriginalDst && c.TLS.Mode == mesh.TLSAuto {
+		// The one endpoint is not known beforehand: mutual TLS is for all or none.
+		c.TLS.Mode = mesh.TLSIstioMutual
+		if !in.allMutual(p) {
+			c.TLS = mesh.ClientTLS{}
+		}
+	}
 	return c
+}
+
+// NeedsEndpoints tells whether the clusters of a service depend on its endpoints.
+func NeedsEndpoints(svc *mesh.Service, rules []*config.Object) bool {
+	if svc.Headless || svc.Resolution != mesh.Static {
+		return true
+	}
+	passes := func(tp *networking.TrafficPolicy) bool {
+		return tp.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH ||
+			slices.ContainsFunc(tp.GetPortLevelSettings(), func(p *networking.TrafficPolicy_PortTrafficPolicy) bool {
+				return p.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
+			})
+	}
+	return slices.ContainsFunc(rules, func(o *config.Object) bool {
+		spec := o.Spec.(*networking.DestinationRule)
+		return passes(spec.TrafficPolicy) || slices.ContainsFunc(spec.Subsets, func(s *networking.Subset) bool { return passes(s.TrafficPolicy) })
+	})
+}
+
+// allMutual tells whether every endpoint accepts mutual TLS, and there is one.
+func (in *ClustersInput) allMutual(p mesh.Port) bool {
+	for i := range in.Endpoints {
+		e := &in.Endpoints[i]
+		if !e.Mutual || PeerMode(PeerInput{in.Options.RootNamespace, e.Namespace, e.Labels, e.TargetPort(p), in.Peers}) == PeerDisable {
+			return false
+		}
+	}
+	return len(in.Endpoints) > 0
 }
 
 func upstream(p mesh.Port, policy mesh.Policy) mesh.Upstream {

@@ -288,3 +288,17 @@ func canonical(address string) string {
 	}
 	return address
 }
+
+// PodWorkload is the workload with what its pod says of it. It is the given one,
+// and ok is false, when the pod has another address.
+func PodWorkload(w Workload, pod *config.Object) (_ Workload, ok bool) {
+	var addresses []string
+	for _, a := range pod.Spec.(*k8s.Pod).IPs {
+		addresses = append(addresses, canonical(a))
+	}
+	if !slices.Contains(addresses, w.Address) {
+		return w, false
+	}
+	w.Addresses, w.Labels, w.Name = addresses, pod.Labels, pod.Name
+	return w, true
+}

@@ -225,7 +225,7 @@ func (r *Registry) ServiceFor(host, client string) *mesh.Service {
 		if s.ID.Namespace == client {
 			return s
 		}
-		if best == nil || s.Created.Before(best.Created) {
+		if best == nil || Preferred(s, best) {
 			best = s
 		}
 	}

@@ -20,12 +20,22 @@ type Workload struct {
 	Namespace string
 	Name      string
 	Address   string
+	// Addresses are all that the workload has, Address among them; empty: only it.
+	Addresses []string
 	Labels    map[string]string
 	// PublishOn is what a gateway opens for 0.0.0.0, and PublishedPorts what it
 	// opens for some ports, as for a container whose ports are published: on
 	// one machine a gateway is not alone with its network.
 	PublishOn      string
 	PublishedPorts map[uint32]uint32
+}
+
+// Family is which addresses the workload has.
+func (w Workload) Family() Family {
+	if len(w.Addresses) == 0 {
+		return FamilyOf([]string{w.Address})
+	}
+	return FamilyOf(w.Addresses)
 }
 
 // InboundService is a service that has the workload among its endpoints.
@@ -78,7 +88,7 @@ func CompileInbound(in InboundInput) *Inbound {
 	if in.Mode == ModeRedirect {
 		out.Listeners = []mesh.Listener{in.virtual(ports)}
 		out.Clusters = append(out.Clusters, mesh.Cluster{
-			Name: mesh.InboundPassthrough, Kind: mesh.ClusterOriginalDst, Inbound: true,
+			Name: mesh.InboundPassthrough, Kind: mesh.ClusterOriginalDst, Inbound: true, IPv6: in.Workload.Family() == IPv6,
 			Policy: in.passthroughPolicy(), Upstream: mesh.UpstreamAsClient,
 		})
 		return out
@@ -118,11 +128,11 @@ func (in *InboundInput) ports() []inboundPort {
 		for _, s := range in.Services {
 			for _, sp := range s.Service.Ports {
 				number := s.Endpoint.TargetPort(sp)
-				if sp.Protocol == mesh.UDP || slices.ContainsFunc(out, func(p inboundPort) bool { return p.number == number }) {
+				if number == 0 || sp.Protocol == mesh.UDP || slices.ContainsFunc(out, func(p inboundPort) bool { return p.number == number }) {
 					continue
 				}
 				p := inboundPort{number: number, protocol: sp.Protocol, bind: in.Workload.Address, service: s.Service, origin: s.Service.Origin}
-				if in.Mode == ModeNone {
+				if in.Mode == ModeNone || in.Options.InboundLocalhost {
 					p.endpoint = net.JoinHostPort("127.0.0.1", strconv.FormatUint(uint64(number), 10))
 				}
 				out = append(out, p)
@@ -162,7 +172,7 @@ func (in *InboundInput) serviceOf(port uint32) *mesh.Service {
 func (in *InboundInput) cluster(p inboundPort) mesh.Cluster {
 	c := mesh.Cluster{
 		Name: mesh.InboundCluster(p.number), Kind: mesh.ClusterOriginalDst, Port: p.number, Protocol: p.protocol,
-		Origin: p.origin, Inbound: true, Policy: in.passthroughPolicy(),
+		Origin: p.origin, Inbound: true, IPv6: in.Workload.Family() == IPv6, Policy: in.passthroughPolicy(),
 	}
 	c.Upstream = upstream(mesh.Port{Number: p.number, Protocol: p.protocol}, c.Policy)
 	if p.service != nil {
@@ -184,7 +194,7 @@ func (in *InboundInput) cluster(p inboundPort) mesh.Cluster {
 // chains are the filter chains of one port. A connection that the mode does
 // not allow matches none and is reset.
 func (in *InboundInput) chains(p inboundPort, match uint32) []mesh.Chain {
-	name := "0.0.0.0_" + portName(p.number)
+	name := socketName(in.Workload.Family().named(), p.number)
 	http, tcp := in.http(p), in.tcp(p)
 	chain := func(transport string, alpn []string, tls bool, isHTTP bool) mesh.Chain {
 		c := mesh.Chain{Name: name, Match: mesh.ChainMatch{Port: match, Transport: transport, Applications: alpn}, Origin: p.origin}
@@ -228,8 +238,9 @@ func (in *InboundInput) chains(p inboundPort, match uint32) []mesh.Chain {
 	case auto:
 		out = append(out, chain("raw_buffer", plainHTTP, false, true), chain("", nil, false, false))
 	case isHTTP:
-		// TLS that is not the mesh's belongs to the application.
-		out = append(out, chain("raw_buffer", nil, false, true), chain("tls", nil, false, false))
+		// TLS that is not the mesh's matches nothing: policies on requests could
+		// not be held to it.
+		out = append(out, chain("raw_buffer", nil, false, true))
 	default:
 		out = append(out, chain("", nil, false, false))
 	}
@@ -275,8 +286,10 @@ func (in *InboundInput) tcp(p inboundPort) *mesh.TCPProxy {
 // virtual is the listener all inbound connections are redirected to.
 func (in *InboundInput) virtual(ports []inboundPort) mesh.Listener {
 	number := in.Options.InboundPort
+	family := in.Workload.Family()
 	l := mesh.Listener{
-		Name: "virtualInbound", Address: "0.0.0.0", Port: number, OriginalDst: true, Direction: mesh.Inbound,
+		Name: "virtualInbound", Address: family.any(), DualStack: family == DualStack, Port: number, OriginalDst: true, Direction: mesh.Inbound,
+		PlainPorts: []uint32{number}, OpaquePorts: []uint32{number},
 		InspectTLS: true, InspectHTTP: true, DetectionTimeout: in.Options.DetectionTimeout,
 		Chains: []mesh.Chain{{
 			Name: "virtualInbound-blackhole", Match: mesh.ChainMatch{Port: number},
@@ -297,7 +310,16 @@ func (in *InboundInput) virtual(ports []inboundPort) mesh.Listener {
 		l.Chains = append(l.Chains, c)
 	}
 	for _, p := range ports {
-		l.Chains = append(l.Chains, in.chains(p, p.number)...)
+		chains := in.chains(p, p.number)
+		l.Chains = append(l.Chains, chains...)
+		// A server may be the one who speaks first: nobody waits for the client
+		// where its first bytes decide nothing.
+		if !slices.ContainsFunc(chains, func(c mesh.Chain) bool { return c.TLS != nil || c.Match.Transport == "tls" }) {
+			l.PlainPorts = append(l.PlainPorts, p.number)
+		}
+		if !slices.ContainsFunc(chains, func(c mesh.Chain) bool { return slices.Equal(c.Match.Applications, plainHTTP) }) {
+			l.OpaquePorts = append(l.OpaquePorts, p.number)
+		}
 	}
 	return l
 }

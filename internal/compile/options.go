@@ -21,11 +21,13 @@ const ClusterDomain = "cluster.local"
 
 // Options are the settings of the whole mesh, taken from MeshConfig.
 type Options struct {
-	RootNamespace  string
-	TrustDomains   []string // the first one is the mesh's own
-	AutoMTLS       bool
-	RegistryOnly   bool // unknown destinations are refused
-	ConnectTimeout time.Duration
+	RootNamespace string
+	TrustDomains  []string // the first one is the mesh's own
+	AutoMTLS      bool
+	RegistryOnly  bool // unknown destinations are refused
+	// InboundLocalhost: applications are reached on their loopback address.
+	InboundLocalhost bool
+	ConnectTimeout   time.Duration
 	// DetectionTimeout of the protocol inspectors; 0 waits for ever.
 	DetectionTimeout time.Duration
 	ProxyHTTPPort    uint32
@@ -58,6 +60,9 @@ func NewOptions(m *meshv1alpha1.MeshConfig) *Options {
 		ServiceExport:    exportDefault(m.DefaultServiceExportTo),
 		RouteExport:      exportDefault(m.DefaultVirtualServiceExportTo),
 		RuleExport:       exportDefault(m.DefaultDestinationRuleExportTo),
+	}
+	if p := m.InboundTrafficPolicy; p != nil {
+		o.InboundLocalhost = p.Mode == meshv1alpha1.MeshConfig_InboundTrafficPolicy_LOCALHOST
 	}
 	if m.OutboundTrafficPolicy == nil {
 		o.RegistryOnly = false // ALLOW_ANY is the default, though not the zero value

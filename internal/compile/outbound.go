@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -17,6 +18,7 @@ type OutboundInput struct {
 	Options *Options
 	Scope   *Scope
 	Mode    Mode
+	Family  Family
 	Client  Client
 	// Routings holds the VirtualServices that sockets refer to.
 	Routings map[Ref]*config.Object
@@ -46,6 +48,8 @@ func (in *OutboundInput) listener(sock Socket) mesh.Listener {
 		DetectionTimeout: in.Options.DetectionTimeout, Origin: in.Scope.Origin,
 	}
 	switch {
+	case sock.Own:
+		in.own(&l, sock)
 	case sock.RouteConfig != "":
 		l.Chains = []mesh.Chain{{HTTP: in.http(sock)}}
 		if sock.HandOff {
@@ -71,6 +75,66 @@ func (in *OutboundInput) listener(sock Socket) mesh.Listener {
 		}
 	}
 	return l
+}
+
+// own is the listener of a service's own address: whatever comes is for it.
+func (in *OutboundInput) own(l *mesh.Listener, sock Socket) {
+	s := sock.Services[0]
+	rest := mesh.Chain{TCP: in.tcp(mesh.OutboundCluster(s.Port, "", s.ID.Host), in.tcpTargets(s))}
+	if o := in.Routings[s.Routing]; o != nil {
+		rest.Origin = origin(o)
+		if sock.Protocol.IsTLS() {
+			l.Chains = dedupServerNames(tlsRouteChains(in.routing(o, s.Port), in.Options.AccessLog))
+		}
+	}
+	switch {
+	case sock.Protocol == mesh.Unknown:
+		l.InspectHTTP, l.Default = true, &rest
+		l.Chains = []mesh.Chain{{HTTP: in.http(sock), Match: mesh.ChainMatch{Transport: "raw_buffer", Applications: plainHTTP}}}
+	case len(l.Chains) > 0:
+		l.InspectTLS, l.Default = true, &rest
+	default:
+		l.Chains = []mesh.Chain{rest}
+	}
+}
+
+// HeadlessInput is what the listeners of a port of a headless service are made from.
+type HeadlessInput struct {
+	OutboundInput
+	Ref       HeadlessRef
+	Service   *mesh.Service
+	Endpoints []mesh.Endpoint
+}
+
+// HeadlessListeners compiles one listener for each address that a client of a
+// headless service may connect to, as Istio does: <address>_<port>.
+func HeadlessListeners(in HeadlessInput) []mesh.Listener {
+	p, ok := in.Service.Port(in.Ref.Port)
+	if !ok {
+		return nil
+	}
+	service := SocketService{in.Ref.ID, in.Ref.Port, in.Ref.Routing}
+	var out []mesh.Listener
+	for i := range in.Endpoints {
+		e := &in.Endpoints[i]
+		port := e.TargetPort(p)
+		addr, err := netip.ParseAddr(e.Address)
+		if err != nil || port == 0 || e.Unready || !in.Ref.Family.speaks(addr) {
+			continue
+		}
+		name := socketName(e.Address, port)
+		if slices.ContainsFunc(out, func(l mesh.Listener) bool { return l.Name == name }) {
+			continue
+		}
+		chain := mesh.Chain{TCP: in.tcp(mesh.OutboundCluster(p.Number, "", in.Ref.ID.Host), in.tcpTargets(service))}
+		if o := in.Routings[in.Ref.Routing]; o != nil {
+			chain.Origin = origin(o)
+		}
+		out = append(out, mesh.Listener{
+			Name: name, Address: e.Address, Port: port, HandOff: true, Direction: mesh.Outbound, Chains: []mesh.Chain{chain},
+		})
+	}
+	return out
 }
 
 func (in *OutboundInput) http(sock Socket) *mesh.HTTPConn {
@@ -201,7 +265,7 @@ func (in *OutboundInput) virtualOutbound() mesh.Listener {
 	loop := in.tcp(mesh.BlackHole, []mesh.Target{{Cluster: mesh.BlackHole}})
 	catchAll := in.unmatched("virtualOutbound-catchall-tcp")
 	return mesh.Listener{
-		Name: "virtualOutbound", Address: "0.0.0.0", Port: in.Options.OutboundPort, OriginalDst: true, Direction: mesh.Outbound,
+		Name: "virtualOutbound", Address: in.Family.any(), DualStack: in.Family == DualStack, Port: in.Options.OutboundPort, OriginalDst: true, Direction: mesh.Outbound,
 		Chains: []mesh.Chain{
 			{Name: "virtualOutbound-blackhole", Match: mesh.ChainMatch{Port: in.Options.OutboundPort}, TCP: loop},
 			*catchAll,

@@ -5,6 +5,7 @@ package compile
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,8 +34,55 @@ type ScopeInput struct {
 	// Labels are those of the client's that something in the registry looks at.
 	Labels  map[string]string
 	Mode    Mode
+	Family  Family
 	Sidecar *config.Object // the Sidecar in force, or nil
 }
+
+// Family is which addresses a proxy has.
+type Family uint8
+
+// The families of addresses.
+const (
+	IPv4 Family = iota
+	IPv6
+	DualStack
+)
+
+// FamilyOf tells the family of a proxy with these addresses.
+func FamilyOf(addresses []string) Family {
+	var v4, v6 bool
+	for _, a := range addresses {
+		v6 = v6 || strings.Contains(a, ":")
+		v4 = v4 || !strings.Contains(a, ":")
+	}
+	switch {
+	case v4 && v6:
+		return DualStack
+	case v6:
+		return IPv6
+	}
+	return IPv4
+}
+
+// any is the wildcard address; the IPv6 one stands for both on dual-stack.
+func (f Family) any() string {
+	if f == IPv4 {
+		return "0.0.0.0"
+	}
+	return "::"
+}
+
+// named is the wildcard address as it stands in names, where Istio writes the
+// first address of a dual-stack proxy.
+func (f Family) named() string {
+	if f == IPv6 {
+		return "::"
+	}
+	return "0.0.0.0"
+}
+
+// speaks tells whether a proxy of the family can be connected to the address.
+func (f Family) speaks(a netip.Addr) bool { return f == DualStack || a.Unmap().Is4() == (f == IPv4) }
 
 // Scope is the outbound view of a group of clients, as references to what is
 // compiled once for all scopes that refer to the same.
@@ -43,6 +91,8 @@ type Scope struct {
 	Hosts        []*HostRef   // by resource name; shared between scopes
 	RouteConfigs []string
 	Sockets      []Socket // by name
+	// Headless are the services reached by the addresses of their endpoints.
+	Headless     []HeadlessRef // by service and port
 	RegistryOnly bool
 	Origin       mesh.Origin // the Sidecar
 }
@@ -65,8 +115,11 @@ type HostRef struct {
 	WithPort     bool
 	Local        bool
 	OwnAddresses bool
-	Connect      bool
-	Proxyless    bool
+	// Sniffed is the one host of a route configuration for a service's own
+	// addresses, where HTTP was found on a port nobody declared as such.
+	Sniffed   bool
+	Connect   bool
+	Proxyless bool
 	// RuleNamespace is the client's namespace if its DestinationRules matter.
 	RuleNamespace string
 	// Client is the client's namespace and labels (see EncodeLabels), as far
@@ -90,9 +143,11 @@ type Socket struct {
 	Address     string
 	Port        uint32
 	HandOff     bool
-	Protocol    mesh.Protocol // HTTP, TCP or TLS
+	Protocol    mesh.Protocol // HTTP, TCP, TLS or Unknown (HTTP by RouteConfig if it is found, else TCP)
 	RouteConfig string
-	Services    []SocketService // TCP and TLS
+	Services    []SocketService // TCP, TLS and Unknown
+	// Own: the address is the service's, so that no server name need tell it.
+	Own bool
 }
 
 // SocketService is a service reached through a socket.
@@ -100,6 +155,16 @@ type SocketService struct {
 	ID      mesh.ServiceID
 	Port    uint32
 	Routing Ref
+}
+
+// HeadlessRef refers to a port of a headless service that is not declared as
+// HTTP. Client is set as far as the VirtualService needs it.
+type HeadlessRef struct {
+	ID                            mesh.ServiceID
+	Port                          uint32
+	Family                        Family
+	Routing                       Ref
+	ClientNamespace, ClientLabels string
 }
 
 // JoinRefs encodes references for ServiceRef.Rules.
@@ -212,10 +277,10 @@ func sortHosts(hosts []*HostRef) {
 // Equal tells whether two scopes are the same.
 func (s *Scope) Equal(o *Scope) bool {
 	return s.RegistryOnly == o.RegistryOnly && s.Origin == o.Origin && slices.Equal(s.Services, o.Services) &&
-		slices.EqualFunc(s.Hosts, o.Hosts, func(a, b *HostRef) bool { return a == b || *a == *b }) && slices.Equal(s.RouteConfigs, o.RouteConfigs) &&
+		slices.EqualFunc(s.Hosts, o.Hosts, func(a, b *HostRef) bool { return a == b || *a == *b }) && slices.Equal(s.RouteConfigs, o.RouteConfigs) && slices.Equal(s.Headless, o.Headless) &&
 		slices.EqualFunc(s.Sockets, o.Sockets, func(a, b Socket) bool {
 			return slices.Equal(a.Services, b.Services) && a.Name == b.Name && a.Address == b.Address && a.Port == b.Port && a.HandOff == b.HandOff &&
-				a.Protocol == b.Protocol && a.RouteConfig == b.RouteConfig
+				a.Protocol == b.Protocol && a.RouteConfig == b.RouteConfig && a.Own == b.Own
 		})
 }
 
@@ -268,8 +333,8 @@ func (s *scoper) imports(namespace, host string) bool {
 	return false
 }
 
-// visibleServices returns one service per host, those of the client's own
-// namespace before others.
+// visibleServices returns one service per host: that of the client's own
+// namespace, else Kubernetes' own, else the oldest.
 func (s *scoper) visibleServices() []*mesh.Service {
 	out := make([]*mesh.Service, 0, len(s.Registry.Services))
 	all := s.Registry.Services
@@ -295,11 +360,20 @@ func (s *scoper) choose(same []*mesh.Service) *mesh.Service {
 		if svc.ID.Namespace == s.Namespace {
 			return svc
 		}
-		if best == nil || svc.Created.Before(best.Created) {
+		if best == nil || Preferred(svc, best) {
 			best = svc
 		}
 	}
 	return best
+}
+
+// Preferred tells whether a service goes before another of the same host when
+// none is of the client's namespace.
+func Preferred(a, b *mesh.Service) bool {
+	if a.Cluster != b.Cluster {
+		return a.Cluster
+	}
+	return a.Created.Before(b.Created)
 }
 
 // ruleNamespace is the client's namespace if it has DestinationRules for
@@ -319,7 +393,9 @@ func (s *scoper) host(h HostRef, svc *mesh.Service, e *egress) {
 	} else {
 		s.seen[name] = true
 	}
-	s.rcs[h.RouteConfig] = true
+	if !h.Sniffed { // the one host is all of its route configuration
+		s.rcs[h.RouteConfig] = true
+	}
 	if svc != nil {
 		h.Service = svc.ID
 		h.Local = svc.ID.Namespace == s.Namespace

@@ -83,21 +83,28 @@ func (s *scoper) socketService(svc *mesh.Service, port uint32) SocketService {
 }
 
 // redirected plans the hand-off listeners behind the redirect port: one per
-// HTTP port for all hosts, one per address and port for TCP, and one per port
-// for TLS, chosen by server name.
+// HTTP port for all hosts; for everything else one per address and port of a
+// service, or, where services have no addresses, one per port.
 func (s *scoper) redirected(visible []*mesh.Service) {
 	for _, svc := range visible {
 		for _, p := range svc.Ports {
 			switch {
 			case p.Protocol == mesh.UDP || p.Number == s.Options.OutboundPort || p.Number == s.Options.InboundPort:
-			case p.Protocol.MaybeHTTP():
+			case p.Protocol.IsHTTP():
+				s.wildcard(p, mesh.HTTP)
+			case s.ownSockets(svc, p):
+			case svc.Headless:
+				s.out.Headless = append(s.out.Headless, s.headless(svc, p))
+			case p.Protocol == mesh.Unknown:
 				s.wildcard(p, mesh.HTTP)
 			case p.Protocol.IsTLS():
 				if sock := s.wildcard(p, mesh.TLS); sock.Protocol == mesh.TLS {
 					sock.Services = append(sock.Services, s.socketService(svc, p.Number))
 				}
 			default:
-				s.tcpSocket(svc, p)
+				if sock := s.wildcard(p, mesh.TCP); sock.Protocol == mesh.TCP && len(sock.Services) == 0 {
+					sock.Services = []SocketService{s.socketService(svc, p.Number)}
+				}
 			}
 		}
 	}
@@ -130,30 +137,47 @@ func (s *scoper) redirected(visible []*mesh.Service) {
 func (s *scoper) wildcard(p mesh.Port, proto mesh.Protocol) *Socket {
 	sock := s.ports[p.Number]
 	if sock == nil {
-		sock = &Socket{Name: socketName("0.0.0.0", p.Number), Address: "0.0.0.0", Port: p.Number, HandOff: true, Protocol: proto}
+		sock = &Socket{Name: socketName(s.Family.named(), p.Number), Address: s.Family.any(), Port: p.Number, HandOff: true, Protocol: proto}
 		s.ports[p.Number] = sock
 	}
 	return sock
 }
 
-func (s *scoper) tcpSocket(svc *mesh.Service, p mesh.Port) {
-	bound := false
+// ownSockets plans a socket for each address of a service, if it has any. Of
+// addresses that several services have, the first service has the socket.
+func (s *scoper) ownSockets(svc *mesh.Service, p mesh.Port) bool {
+	proto, rc := p.Protocol, ""
+	if proto == mesh.Unknown {
+		rc = svc.ID.Host + ":" + portName(p.Number)
+	}
+	found := false
 	for _, a := range svc.Addresses {
-		if _, err := netip.ParseAddr(a); err != nil || s.Registry.vips[vip{a, p.Number}] != svc.ID {
+		addr, err := netip.ParseAddr(a)
+		if err != nil || s.Registry.vips[vip{a, p.Number}] != svc.ID {
 			continue
 		}
-		bound = true
+		found = true
+		if !s.Family.speaks(addr) {
+			continue
+		}
 		s.out.Sockets = append(s.out.Sockets, Socket{
-			Name: socketName(a, p.Number), Address: a, Port: p.Number, HandOff: true, Protocol: mesh.TCP,
+			Name: socketName(a, p.Number), Address: a, Port: p.Number, HandOff: true, Protocol: proto, RouteConfig: rc, Own: true,
 			Services: []SocketService{s.socketService(svc, p.Number)},
 		})
 	}
-	if bound {
-		return
+	if found && rc != "" {
+		s.host(HostRef{RouteConfig: rc, Host: svc.ID.Host, Port: p.Number, Sniffed: true}, svc, nil)
 	}
-	if sock := s.wildcard(p, mesh.TCP); sock.Protocol == mesh.TCP && len(sock.Services) == 0 {
-		sock.Services = []SocketService{s.socketService(svc, p.Number)}
+	return found
+}
+
+func (s *scoper) headless(svc *mesh.Service, p mesh.Port) HeadlessRef {
+	ref := HeadlessRef{ID: svc.ID, Port: p.Number, Family: s.Family}
+	if head := s.Registry.RouteFor(svc.ID.Host, s.Namespace, nil); head != nil && head.Opaque {
+		ref.Routing, ref.ClientNamespace = head.Ref, s.Namespace
+		ref.ClientLabels = EncodeLabels(s.Labels, head.SourceKeys)
 	}
+	return ref
 }
 
 // proxyless gives each service port a route configuration of its own, named as

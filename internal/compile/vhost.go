@@ -33,6 +33,8 @@ type HostInput struct {
 	Local bool
 	// OwnAddresses tells that no other service of the port has its addresses.
 	OwnAddresses bool
+	// AnyAuthority: every request is for this host, whatever it names.
+	AnyAuthority bool
 	// Connect adds a route that ends CONNECT and sends its bytes to the service.
 	Connect bool
 	// Proxyless leaves out what grpc clients do not know.
@@ -119,9 +121,20 @@ func hashKeys(d Destination, port mesh.Port, subsetName string) []mesh.HashKey {
 
 // domains lists the names a client may use, the full one first.
 func (in *HostInput) domains(port string) []string {
+	if in.AnyAuthority {
+		return []string{"*"}
+	}
 	names := []string{in.Host}
 	if strings.HasSuffix(in.Host, ".svc."+ClusterDomain) && !strings.HasPrefix(in.Host, "*") {
 		names = append(append(names, in.Host+"."), ShortNames(in.Host, in.Local && in.Service != nil)...)
+	}
+	if in.Service != nil && in.Service.Headless {
+		// The names of its pods: pod-0.<host>.
+		for _, n := range slices.Clone(names) {
+			if !strings.HasSuffix(n, ".") {
+				names = append(names, "*."+n)
+			}
+		}
 	}
 	if in.Service != nil && in.OwnAddresses {
 		for _, a := range in.Service.Addresses {

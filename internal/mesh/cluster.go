@@ -66,6 +66,7 @@ type Cluster struct {
 	Policy    Policy
 	TLS       ClientTLS
 	Inbound   bool
+	IPv6      bool // of an inbound cluster: the workload has no IPv4 address
 }
 
 // LoadAssignment is the endpoints of one EDS cluster.

@@ -24,6 +24,11 @@ type Listener struct {
 	OriginalDst bool
 	InspectTLS  bool
 	InspectHTTP bool
+	// PlainPorts and OpaquePorts are original destination ports on which TLS
+	// and HTTP are not looked for: there the first bytes are not waited for.
+	PlainPorts, OpaquePorts []uint32
+	// DualStack: the address is the IPv6 wildcard and stands for IPv4 too.
+	DualStack bool
 	// DetectionTimeout of the inspectors; 0 waits for ever.
 	DetectionTimeout time.Duration
 	Chains           []Chain

@@ -20,6 +20,9 @@ type Class struct {
 	Namespace string
 	Address   string
 	Labels    string // see compile.EncodeLabels
+	// Pod is the name of the proxy's pod, and Addresses what the proxy has
+	// beside Address, comma-separated: both as the node says.
+	Pod, Addresses string
 	// OnDemand: virtual hosts are resources of their own.
 	OnDemand bool
 	// PublishOn and PublishedPorts ("8080=18080,...") are a gateway's, see
@@ -36,7 +39,12 @@ func (c Class) String() string {
 func (c Class) workload() compile.Workload {
 	w := compile.Workload{
 		Namespace: c.Namespace, Address: c.Address, Labels: compile.DecodeLabels(c.Labels),
-		PublishOn: c.PublishOn, PublishedPorts: map[uint32]uint32{},
+		PublishOn: c.PublishOn, PublishedPorts: map[uint32]uint32{}, Addresses: []string{c.Address}, Name: c.Pod,
+	}
+	for a := range strings.SplitSeq(c.Addresses, ",") {
+		if a != "" {
+			w.Addresses = append(w.Addresses, a)
+		}
 	}
 	for pair := range strings.SplitSeq(c.PublishedPorts, ",") {
 		from, to, _ := strings.Cut(pair, "=")
@@ -51,7 +59,7 @@ func (c Class) workload() compile.Workload {
 
 // ClassOf reads a node as Istio's proxies describe themselves: the id
 // <type>~<ip>~<name>.<namespace>~<domain> and the metadata NAMESPACE, LABELS,
-// INTERCEPTION_MODE, GENERATOR, and our own LATEEN_VHDS, which counts only for
+// INTERCEPTION_MODE, INSTANCE_IPS, GENERATOR, and our own LATEEN_VHDS, which counts only for
 // a delta client, and a gateway's LATEEN_PUBLISH_ON and LATEEN_PUBLISHED_PORTS.
 func ClassOf(node *corev3.Node, delta bool) (Class, error) {
 	parts := strings.Split(node.GetId(), "~")
@@ -79,7 +87,12 @@ func ClassOf(node *corev3.Node, delta bool) (Class, error) {
 	if err != nil {
 		return Class{}, fmt.Errorf("node id %q: %w", node.GetId(), err)
 	}
-	c.Address = addr.String()
+	c.Address = addr.Unmap().String()
+	c.Pod, _, _ = strings.Cut(parts[2], ".")
+	if pod, ok := strings.CutSuffix(parts[2], "."+c.Namespace); ok {
+		c.Pod = pod // pod names may contain dots
+	}
+	c.Addresses = otherAddresses(meta("INSTANCE_IPS"), c.Address)
 	if meta("GENERATOR") == "grpc" {
 		return Class{Mode: compile.ModeProxyless, Namespace: c.Namespace, Labels: labelsOf(node)}, nil
 	}
@@ -96,6 +109,20 @@ func ClassOf(node *corev3.Node, delta bool) (Class, error) {
 	c.Labels = labelsOf(node)
 	return c, nil
 }
+
+// otherAddresses are those of a comma-separated list beside the first, in order.
+func otherAddresses(list, first string) string {
+	var out []string
+	for s := range strings.SplitSeq(list, ",") {
+		if a, err := netip.ParseAddr(strings.TrimSpace(s)); err == nil && !a.IsLoopback() && !a.IsLinkLocalUnicast() && a.Unmap().String() != first && len(out) < maxAddresses {
+			out = append(out, a.Unmap().String())
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// maxAddresses bounds what one proxy may claim to have.
+const maxAddresses = 16
 
 func labelsOf(node *corev3.Node) string {
 	labels := map[string]string{}

@@ -28,21 +28,26 @@ func TestClassOf(t *testing.T) {
 		want  Class
 	}{
 		{"a sidecar of the local mesh", nodeOf(id, "shop", "NONE", "", "true", "app", "web"), true,
-			Class{Mode: compile.ModeNone, Namespace: "shop", Address: "127.0.1.2", Labels: "app=web", OnDemand: true}},
+			Class{Mode: compile.ModeNone, Namespace: "shop", Address: "127.0.1.2", Pod: "web", Labels: "app=web", OnDemand: true}},
 		{"virtual hosts are inline in state-of-the-world", nodeOf(id, "shop", "NONE", "", "true", "app", "web"), false,
-			Class{Mode: compile.ModeNone, Namespace: "shop", Address: "127.0.1.2", Labels: "app=web"}},
+			Class{Mode: compile.ModeNone, Namespace: "shop", Address: "127.0.1.2", Pod: "web", Labels: "app=web"}},
 		{"the namespace from the id", nodeOf(id, "", "", "", "", "app", "web"), true,
-			Class{Mode: compile.ModeRedirect, Namespace: "shop", Address: "127.0.1.2", Labels: "app=web"}},
+			Class{Mode: compile.ModeRedirect, Namespace: "shop", Address: "127.0.1.2", Pod: "web", Labels: "app=web"}},
 		{"grpc has no address", nodeOf(id, "shop", "", "grpc", "", "app", "web"), false,
 			Class{Mode: compile.ModeProxyless, Namespace: "shop", Labels: "app=web"}},
 		{"a gateway", nodeOf("router~10.0.0.1~gw.infra~x", "infra", "", "", "", "istio", "gw"), true,
-			Class{Mode: compile.ModeGateway, Namespace: "infra", Address: "10.0.0.1", Labels: "istio=gw"}},
+			Class{Mode: compile.ModeGateway, Namespace: "infra", Address: "10.0.0.1", Pod: "gw", Labels: "istio=gw"}},
 		{"a label that could pass for two is left out", nodeOf(id, "shop", "NONE", "", "", "a", "b,c=d"), true,
-			Class{Mode: compile.ModeNone, Namespace: "shop", Address: "127.0.1.2"}},
+			Class{Mode: compile.ModeNone, Namespace: "shop", Address: "127.0.1.2", Pod: "web"}},
 	} {
 		if got, err := ClassOf(c.node, c.delta); err != nil || got != c.want {
 			t.Errorf("%s: %+v, %v; want %+v", c.what, got, err, c.want)
 		}
+	}
+	many := nodeOf(id, "shop", "", "", "", "app", "web")
+	many.Metadata.Fields["INSTANCE_IPS"] = structpb.NewStringValue("127.0.1.2, fd00::2,fe80::1,nonsense,10.0.0.3")
+	if c, err := ClassOf(many, false); err != nil || c.Addresses != "fd00::2,10.0.0.3" {
+		t.Errorf("the other addresses of a dual-stack proxy are %q, %v", c.Addresses, err)
 	}
 	for _, bad := range []string{"", "sidecar", "sidecar~x~y.z~d", "ztunnel~10.0.0.1~a.b~c", "sidecar~10.0.0.1~a.b~c~d"} {
 		if c, err := ClassOf(&corev3.Node{Id: bad}, true); err == nil {

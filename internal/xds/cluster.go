@@ -63,7 +63,11 @@ func Cluster(c *mesh.Cluster) *clusterv3.Cluster {
 	clientTLS(out, c)
 	if c.Inbound && c.Kind == mesh.ClusterOriginalDst {
 		// Istio's mark for connections of the proxy to its own application.
-		out.UpstreamBindConfig = &corev3.BindConfig{SourceAddress: socketAddress("127.0.0.6", 0).GetSocketAddress()}
+		source := "127.0.0.6"
+		if c.IPv6 {
+			source = "::6"
+		}
+		out.UpstreamBindConfig = &corev3.BindConfig{SourceAddress: socketAddress(source, 0).GetSocketAddress()}
 	}
 	return out
 }

@@ -99,13 +99,15 @@ func meshOptions(t testing.TB, text string) []config.Event {
 	return out
 }
 
-// parseClass reads "<mode> <namespace> <address> [labels] [ondemand]".
+// parseClass reads "<mode> <namespace> <address> [labels] [pod/<name>] [ondemand]".
 func parseClass(line string) Class {
 	f := strings.Fields(line)
 	c := Class{Mode: compile.Mode(f[0]), Namespace: f[1], Address: f[2]}
 	for _, x := range f[3:] {
 		if x == "ondemand" {
 			c.OnDemand = true
+		} else if pod, ok := strings.CutPrefix(x, "pod/"); ok {
+			c.Pod = pod
 		} else {
 			c.Labels = compile.EncodeLabels(compile.DecodeLabels(x), nil)
 		}
@@ -113,7 +115,7 @@ func parseClass(line string) Class {
 	return c
 }
 
-var shortTypes = map[string]string{"cds": ClusterType, "eds": EndpointType, "lds": ListenerType, "rds": RouteType, "vhds": VirtualHostType}
+var shortTypes = map[string]string{"cds": ClusterType, "eds": EndpointType, "lds": ListenerType, "rds": RouteType, "vhds": VirtualHostType, "sds": SecretType}
 
 func decode(t testing.TB, r *Resource) proto.Message {
 	t.Helper()
@@ -185,6 +187,9 @@ func TestGolden(t *testing.T) {
 			batch := events(t, a.text["config.yaml"])
 			if text, ok := a.text["mesh.yaml"]; ok {
 				batch = append(batch, meshOptions(t, text)...)
+			}
+			if text, ok := a.text["cluster.yaml"]; ok {
+				batch = append(batch, clusterEvents(t, text)...)
 			}
 			p := NewPipeline(nil)
 			p.Apply(batch)

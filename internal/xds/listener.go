@@ -19,6 +19,7 @@ import (
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -30,6 +31,9 @@ import (
 func Listener(l *mesh.Listener) *listenerv3.Listener {
 	out := &listenerv3.Listener{
 		Name: l.Name, Address: socketAddress(l.Address, l.Port), TrafficDirection: corev3.TrafficDirection_OUTBOUND, Metadata: provenance(l.Origin),
+	}
+	if l.DualStack {
+		out.GetAddress().GetSocketAddress().Ipv4Compat = true
 	}
 	if l.Direction == mesh.Inbound {
 		out.TrafficDirection = corev3.TrafficDirection_INBOUND
@@ -46,10 +50,14 @@ func Listener(l *mesh.Listener) *listenerv3.Listener {
 		}
 	}
 	if l.InspectTLS {
-		out.ListenerFilters = append(out.ListenerFilters, listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspectorv3.TlsInspector{}))
+		f := listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspectorv3.TlsInspector{})
+		f.FilterDisabled = onPorts(l.PlainPorts)
+		out.ListenerFilters = append(out.ListenerFilters, f)
 	}
 	if l.InspectHTTP {
-		out.ListenerFilters = append(out.ListenerFilters, listenerFilter("envoy.filters.listener.http_inspector", &httpinspectorv3.HttpInspector{}))
+		f := listenerFilter("envoy.filters.listener.http_inspector", &httpinspectorv3.HttpInspector{})
+		f.FilterDisabled = onPorts(l.OpaquePorts)
+		out.ListenerFilters = append(out.ListenerFilters, f)
 	}
 	if len(out.ListenerFilters) > 0 {
 		out.ListenerFiltersTimeout, out.ContinueOnListenerFiltersTimeout = duration(l.DetectionTimeout), true
@@ -61,6 +69,25 @@ func Listener(l *mesh.Listener) *listenerv3.Listener {
 		out.DefaultFilterChain = chain(l.Default)
 	}
 	return out
+}
+
+// onPorts is a predicate for connections to some original destination ports.
+func onPorts(ports []uint32) *listenerv3.ListenerFilterChainMatchPredicate {
+	var rules []*listenerv3.ListenerFilterChainMatchPredicate
+	for _, p := range ports {
+		rules = append(rules, &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_DestinationPortRange{
+			DestinationPortRange: &typev3.Int32Range{Start: int32(p), End: int32(p) + 1},
+		}})
+	}
+	switch len(rules) {
+	case 0:
+		return nil
+	case 1:
+		return rules[0]
+	}
+	return &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_OrMatch{
+		OrMatch: &listenerv3.ListenerFilterChainMatchPredicate_MatchSet{Rules: rules},
+	}}
 }
 
 func listenerFilter(name string, m proto.Message) *listenerv3.ListenerFilter {

@@ -23,18 +23,38 @@ type scopeKey struct {
 	namespace string
 	labels    string // only those that something looks at
 	sidecar   compile.Ref
+	family    compile.Family
+}
+
+// audience is for whom clusters are written.
+type audience uint8
+
+const (
+	forSidecars audience = iota
+	forGRPC
+	forGateways // only where it makes a difference
+)
+
+func audienceOf(m compile.Mode) audience {
+	switch m {
+	case compile.ModeProxyless:
+		return forGRPC
+	case compile.ModeGateway:
+		return forGateways
+	}
+	return forSidecars
 }
 
 // listKey names a list of services by its content: scopes that see the same
 // services under the same rules share one node for each type.
 type listKey struct {
-	hash      string
-	proxyless bool
+	hash     string
+	audience audience
 }
 
 type clusterKey struct {
-	ref       compile.ServiceRef
-	proxyless bool
+	ref      compile.ServiceRef
+	audience audience
 }
 
 // outbound derives what scopes are made of. One service under one set of rules
@@ -48,6 +68,8 @@ type outbound struct {
 	clusters  *graph.Table[listKey, Set]
 	endpoints *graph.Table[listKey, Set]
 	hosts     *graph.Table[compile.HostRef, *Resource]
+	sniffed   *graph.Table[compile.HostRef, *Resource] // route configurations of one host
+	headless  *graph.Table[compile.HeadlessRef, Set]
 	hostSets  *graph.Table[scopeKey, Set]
 	listeners *graph.Table[scopeKey, Set]
 	// routesOnDemand have only the catch-all inline, routesInline everything.
@@ -70,10 +92,20 @@ func newOutbound(g *graph.Graph, s *sources, in *Interner, wanted, inline *graph
 	o.scopes = graph.Map(g, "scopes", wanted, o.resolve, (*compile.Scope).Equal)
 	o.deriveServices(g)
 	o.deriveHosts(g)
-	o.listeners = graph.Map(g, "outbound-listeners", o.scopes, o.compileListeners, sameSet)
+	o.deriveHeadless(g)
+	shared := graph.Map(g, "scope-listeners", o.scopes, o.compileListeners, sameSet)
+	o.listeners = graph.Map(g, "outbound-listeners", o.scopes, func(c *graph.Ctx, k scopeKey, s *compile.Scope) (Set, bool) {
+		out, _ := graph.Fetch(c, shared, k)
+		var own Set
+		for _, ref := range s.Headless {
+			l, _ := graph.Fetch(c, o.headless, ref)
+			own = append(own, l...)
+		}
+		return merge(out, sortSet(own)), true
+	}, sameSet)
 	o.routesOnDemand = graph.Map(g, "routes-on-demand", o.scopes, func(c *graph.Ctx, k scopeKey, sc *compile.Scope) (Set, bool) {
 		opts, _ := graph.Fetch(c, s.options, 0)
-		return o.routeConfigs(opts, k, sc, nil), true
+		return o.routeConfigs(c, opts, k, sc, nil), true
 	}, sameSet)
 	o.routesInline = graph.Map(g, "routes-inline", inline, func(c *graph.Ctx, k scopeKey, _ struct{}) (Set, bool) {
 		opts, _ := graph.Fetch(c, s.options, 0)
@@ -81,7 +113,7 @@ func newOutbound(g *graph.Graph, s *sources, in *Interner, wanted, inline *graph
 		if !ok {
 			return nil, false
 		}
-		return o.routeConfigs(opts, k, sc, func(ref compile.HostRef) *Resource {
+		return o.routeConfigs(c, opts, k, sc, func(ref compile.HostRef) *Resource {
 			r, _ := graph.Fetch(c, o.hosts, ref)
 			return r
 		}), true
@@ -93,7 +125,7 @@ func (o *outbound) resolve(c *graph.Ctx, k scopeKey, _ struct{}) (*compile.Scope
 	opts, _ := graph.Fetch(c, o.options, 0)
 	registry, _ := graph.Fetch(c, o.registry, 0)
 	in := compile.ScopeInput{
-		Options: opts, Registry: registry, Namespace: k.namespace, Labels: compile.DecodeLabels(k.labels), Mode: k.mode,
+		Options: opts, Registry: registry, Namespace: k.namespace, Labels: compile.DecodeLabels(k.labels), Mode: k.mode, Family: k.family,
 	}
 	if k.sidecar.Name != "" {
 		in.Sidecar, _ = graph.Fetch(c, o.sidecars, k.sidecar)
@@ -107,15 +139,15 @@ type serviceList struct {
 
 func (o *outbound) deriveServices(g *graph.Graph) {
 	o.lists = graph.Map(g, "service-list-of-scope", o.scopes, func(_ *graph.Ctx, k scopeKey, s *compile.Scope) (listKey, bool) {
-		return listKey{hashRefs(s.Services), k.mode == compile.ModeProxyless}, true
+		return listKey{hashRefs(s.Services), audienceOf(k.mode)}, true
 	}, nil)
 	lists := graph.FlatMap(g, "service-lists", o.scopes, func(c *graph.Ctx, k scopeKey, s *compile.Scope, emit func(listKey, *serviceList)) {
 		key, _ := graph.Fetch(c, o.lists, k)
 		emit(key, &serviceList{s.Services})
 	}, func(a, b *serviceList) bool { return slices.Equal(a.refs, b.refs) })
-	clusterKeys := graph.Union(g, "cluster-refs", lists, func(_ *graph.Ctx, k listKey, l *serviceList, want func(clusterKey)) {
+	clusterKeys := graph.Union(g, "cluster-refs", lists, func(c *graph.Ctx, k listKey, l *serviceList, want func(clusterKey)) {
 		for _, ref := range l.refs {
-			want(clusterKey{ref, k.proxyless})
+			want(o.clusterKey(c, k, ref))
 		}
 	})
 	refs := graph.Union(g, "service-refs", clusterKeys, func(_ *graph.Ctx, k clusterKey, _ struct{}, want func(compile.ServiceRef)) { want(k.ref) })
@@ -131,10 +163,10 @@ func (o *outbound) deriveServices(g *graph.Graph) {
 	o.clusters = graph.Map(g, "clusters", lists, func(c *graph.Ctx, k listKey, l *serviceList) (Set, bool) {
 		out := make(Set, 0, len(l.refs)+2)
 		for _, ref := range l.refs {
-			s, _ := graph.Fetch(c, perCluster, clusterKey{ref, k.proxyless})
+			s, _ := graph.Fetch(c, perCluster, o.clusterKey(c, k, ref))
 			out = append(out, s...)
 		}
-		if !k.proxyless {
+		if k.audience != forGRPC {
 			s, _ := graph.Fetch(c, builtin, 0)
 			out = append(out, s...)
 		}
@@ -148,6 +180,17 @@ func (o *outbound) deriveServices(g *graph.Graph) {
 		}
 		return sortSet(out), true
 	}, sameSet)
+}
+
+// clusterKey shares what gateways get alike with sidecars.
+func (o *outbound) clusterKey(c *graph.Ctx, k listKey, ref compile.ServiceRef) clusterKey {
+	to := k.audience
+	if to == forGateways {
+		if svc, ok := graph.Fetch(c, o.services, ref.ID); !ok || !svc.Headless {
+			to = forSidecars
+		}
+	}
+	return clusterKey{ref, to}
 }
 
 // hashRefs is 128 bits over a list of references.
@@ -186,16 +229,18 @@ func (o *outbound) compileClusters(c *graph.Ctx, k clusterKey, _ struct{}) (Set,
 	}
 	opts, _ := graph.Fetch(c, o.options, 0)
 	in := compile.ClustersInput{Options: opts, Service: svc, Rules: o.rulesOf(c, compile.SplitRefs(k.ref.Rules))}
-	if !k.proxyless {
+	in.Gateway = k.audience == forGateways
+	if k.audience != forGRPC {
 		in.ServiceAccounts, _ = graph.Fetch(c, o.accounts, k.ref.ID)
 	}
-	if svc.Resolution == mesh.DNS || svc.Resolution == mesh.DNSRoundRobin {
+	if compile.NeedsEndpoints(svc, in.Rules) {
 		in.Endpoints, _ = graph.Fetch(c, o.sources.endpoints, k.ref.ID)
+		in.Peers = o.peersFor(c, opts, k.ref.ID.Namespace)
 	}
 	var out Set
 	for _, cl := range compile.Clusters(in) {
 		m := Cluster(&cl)
-		if k.proxyless {
+		if k.audience == forGRPC {
 			m = proxylessCluster(m)
 		}
 		out = append(out, o.interner.Make(ClusterType, cl.Name, m))
@@ -240,15 +285,25 @@ func (o *outbound) peersFor(c *graph.Ctx, opts *compile.Options, namespace strin
 }
 
 func (o *outbound) deriveHosts(g *graph.Graph) {
+	in := o.interner
 	refs := graph.Union(g, "host-refs", o.scopes, func(_ *graph.Ctx, _ scopeKey, s *compile.Scope, want func(compile.HostRef)) {
 		for _, h := range s.Hosts {
 			want(*h)
 		}
 	})
 	o.hosts = graph.Map(g, "virtual-hosts", refs, o.compileHost, nil)
+	o.sniffed = graph.Map(g, "sniffed-routes", o.hosts, func(_ *graph.Ctx, ref compile.HostRef, r *Resource) (*Resource, bool) {
+		if !ref.Sniffed {
+			return nil, false
+		}
+		return in.makeRouteConfig(&mesh.RouteConfig{Name: ref.RouteConfig}, []*Resource{r}), true
+	}, nil)
 	o.hostSets = graph.Map(g, "virtual-host-sets", o.scopes, func(c *graph.Ctx, _ scopeKey, s *compile.Scope) (Set, bool) {
 		out := make(Set, 0, len(s.Hosts))
 		for _, h := range s.Hosts {
+			if h.Sniffed {
+				continue // inside of its route configuration
+			}
 			if r, ok := graph.Fetch(c, o.hosts, *h); ok {
 				out = append(out, r)
 			}
@@ -261,7 +316,7 @@ func (o *outbound) compileHost(c *graph.Ctx, ref compile.HostRef, _ struct{}) (*
 	opts, _ := graph.Fetch(c, o.options, 0)
 	in := compile.HostInput{
 		Options: opts, Host: ref.Host, Port: mesh.Port{Number: ref.Port, Protocol: mesh.HTTP}, WithPort: ref.WithPort, Local: ref.Local,
-		OwnAddresses: ref.OwnAddresses, Connect: ref.Connect, Proxyless: ref.Proxyless,
+		OwnAddresses: ref.OwnAddresses, AnyAuthority: ref.Sniffed, Connect: ref.Connect, Proxyless: ref.Proxyless,
 		Client:       compile.Client{Namespace: ref.ClientNamespace, Labels: compile.DecodeLabels(ref.ClientLabels)},
 		Destinations: map[string]compile.Destination{},
 	}
@@ -310,7 +365,7 @@ func (o *outbound) destinations(c *graph.Ctx, opts *compile.Options, routing *co
 		}
 		var best *mesh.Service
 		for id, svc := range graph.FetchIndex(c, o.byHost, host) {
-			if best == nil || id.Namespace == routing.Namespace || best.ID.Namespace != routing.Namespace && svc.Created.Before(best.Created) {
+			if best == nil || id.Namespace == routing.Namespace || best.ID.Namespace != routing.Namespace && compile.Preferred(svc, best) {
 				best = svc
 			}
 		}
@@ -335,6 +390,36 @@ func (o *outbound) destinationOf(c *graph.Ctx, opts *compile.Options, svc *mesh.
 	return compile.Destination{Service: svc, Rules: o.rulesOf(c, refs)}
 }
 
+// deriveHeadless makes the listeners of headless services, which follow their
+// endpoints, apart from those that do not.
+func (o *outbound) deriveHeadless(g *graph.Graph) {
+	refs := graph.Union(g, "headless-refs", o.scopes, func(_ *graph.Ctx, _ scopeKey, s *compile.Scope, want func(compile.HeadlessRef)) {
+		for _, ref := range s.Headless {
+			want(ref)
+		}
+	})
+	o.headless = graph.Map(g, "headless-listeners", refs, func(c *graph.Ctx, ref compile.HeadlessRef, _ struct{}) (Set, bool) {
+		svc, ok := graph.Fetch(c, o.services, ref.ID)
+		if !ok {
+			return nil, false
+		}
+		opts, _ := graph.Fetch(c, o.options, 0)
+		in := compile.HeadlessInput{Ref: ref, Service: svc}
+		in.Options, in.Routings, in.Destinations = opts, map[compile.Ref]*config.Object{}, map[string]compile.Destination{}
+		in.Client = compile.Client{Namespace: ref.ClientNamespace, Labels: compile.DecodeLabels(ref.ClientLabels)}
+		in.Endpoints, _ = graph.Fetch(c, o.sources.endpoints, ref.ID)
+		if obj, ok := graph.Fetch(c, o.routings, ref.Routing); ok {
+			in.Routings[ref.Routing] = obj
+			o.destinations(c, opts, obj, ref.ClientNamespace, in.Destinations)
+		}
+		var out Set
+		for _, l := range compile.HeadlessListeners(in) {
+			out = append(out, o.interner.Make(ListenerType, l.Name, Listener(&l)))
+		}
+		return sortSet(out), true
+	}, sameSet)
+}
+
 func (o *outbound) compileListeners(c *graph.Ctx, k scopeKey, s *compile.Scope) (Set, bool) {
 	opts, _ := graph.Fetch(c, o.options, 0)
 	if k.mode == compile.ModeProxyless {
@@ -347,7 +432,7 @@ func (o *outbound) compileListeners(c *graph.Ctx, k scopeKey, s *compile.Scope) 
 		return sortSet(out), true
 	}
 	in := compile.OutboundInput{
-		Options: opts, Scope: s, Mode: k.mode, Client: compile.Client{Namespace: k.namespace, Labels: compile.DecodeLabels(k.labels)},
+		Options: opts, Scope: s, Mode: k.mode, Family: k.family, Client: compile.Client{Namespace: k.namespace, Labels: compile.DecodeLabels(k.labels)},
 		Routings: map[compile.Ref]*config.Object{}, Destinations: map[string]compile.Destination{},
 	}
 	for _, sock := range s.Sockets {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lateen-mesh/lateen/internal/compile"
 	"github.com/lateen-mesh/lateen/internal/config"
+	"github.com/lateen-mesh/lateen/internal/config/k8s"
 )
 
 // TestIncrementalEqualsScratch makes random edits over real objects and holds
@@ -27,7 +28,7 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 			gate := compile.NewGate()
 			p := NewPipeline(nil)
 			held := map[Class]bool{}
-			for step := range 25 {
+			for step := range 40 {
 				batch := w.edit(t)
 				batch = gate.Pass(batch)
 				for _, e := range batch {
@@ -62,6 +63,8 @@ var classes = []Class{
 	{Mode: compile.ModeNone, Namespace: "b", Address: "127.0.1.2", Labels: "app=s1,version=v2"},
 	{Mode: compile.ModeRedirect, Namespace: "a", Address: "10.0.0.1", Labels: "app=s2", OnDemand: true},
 	{Mode: compile.ModeRedirect, Namespace: "c", Address: "10.0.0.9"},
+	{Mode: compile.ModeRedirect, Namespace: "a", Address: "10.0.1.1", Pod: "p1", Labels: "app=claimed"},
+	{Mode: compile.ModeRedirect, Namespace: "b", Address: "10.0.1.2", Pod: "p2", OnDemand: true},
 	{Mode: compile.ModeProxyless, Namespace: "b"},
 	{Mode: compile.ModeGateway, Namespace: "istio-system", Address: "127.0.1.9", Labels: "istio=gw", OnDemand: true},
 	{Mode: compile.ModeGateway, Namespace: "a", Address: "127.0.1.8", Labels: "istio=gw"},
@@ -87,11 +90,14 @@ func (w *world) edit(t *testing.T) []config.Event {
 			byKey[k] = config.Event{Key: k}
 			continue
 		}
-		res := config.Decode([]byte(w.manifest()), "random.yaml", "default")
-		if err := config.Errors(res.Problems); err != nil {
-			t.Fatal(err)
+		o := w.clusterObject()
+		if w.r.IntN(2) == 0 {
+			res := config.Decode([]byte(w.manifest()), "random.yaml", "default")
+			if err := config.Errors(res.Problems); err != nil {
+				t.Fatal(err)
+			}
+			o = res.Objects[0].Clone()
 		}
-		o := res.Objects[0].Clone()
 		w.clock++
 		o.ResourceVersion = fmt.Sprint(w.clock)
 		o.CreationTimestamp = time.Unix(w.clock, 0).UTC()
@@ -102,6 +108,47 @@ func (w *world) edit(t *testing.T) []config.Event {
 		byKey[o.Key] = config.Event{Key: o.Key, Object: o}
 	}
 	return slices.SortedFunc(maps.Values(byKey), func(a, b config.Event) int { return a.Key.Compare(b.Key) })
+}
+
+// clusterObject makes one of Kubernetes' own objects.
+func (w *world) clusterObject() *config.Object {
+	ns := w.pick("a", "a", "b")
+	object := func(k *config.Kind, ns, name string, spec any) *config.Object {
+		return &config.Object{Key: config.Key{Kind: k, Namespace: ns, Name: name}, Spec: spec}
+	}
+	service, pod := w.pick("s0", "s1", "s2"), w.pick("p1", "p2", "p3")
+	switch w.r.IntN(8) {
+	case 0, 1:
+		spec := &k8s.Service{Type: "ClusterIP", ClusterIPs: []string{w.pick("10.1.0.1", "10.1.0.2", "fd00::1")}, Headless: w.r.IntN(3) == 0}
+		if spec.Headless {
+			spec.ClusterIPs = nil
+		}
+		for i, name := range []string{w.pick("http", "grpc-x", "plain"), w.pick("tcp-r", "https", "mysql")} {
+			spec.Ports = append(spec.Ports, k8s.ServicePort{Name: name, Number: []uint32{9080, 6379}[i], Protocol: "TCP"})
+		}
+		o := object(config.Service, ns, service, spec)
+		if w.r.IntN(4) == 0 {
+			o.Annotations = map[string]string{"networking.istio.io/exportTo": w.pick(".", "~", "a,b")}
+		}
+		return o
+	case 2, 3, 4:
+		return object(config.EndpointSlice, ns, service+w.pick("-x", "-y"), &k8s.EndpointSlice{
+			Service: service, AddressType: w.pick("IPv4", "IPv4", "IPv6"),
+			Ports: []k8s.EndpointPort{{Name: w.pick("http", "plain"), Number: 8080}, {Name: w.pick("tcp-r", "mysql"), Number: 6379}},
+			Endpoints: []k8s.Endpoint{
+				{Addresses: []string{w.pick("10.0.1.1", "10.0.1.2")}, Pod: pod, Node: "n1", Ready: w.r.IntN(3) > 0},
+				{Addresses: []string{w.pick("10.0.0.1", "fd00::9")}, Ready: true, Node: w.pick("n1", "n2")},
+			},
+		})
+	case 5:
+		return object(config.Node, "", w.pick("n1", "n2"), &k8s.Node{Region: "r", Zone: w.pick("z1", "z2")})
+	}
+	o := object(config.Pod, ns, pod, &k8s.Pod{
+		IPs: []string{w.pick("10.0.1.1", "10.0.1.2"), "fd00::2"}[:1+w.r.IntN(2)], ServiceAccount: w.pick("sa1", "sa2"), Node: w.pick("n1", "n2"),
+		Ready: w.r.IntN(2) == 0, Workload: "w",
+	})
+	o.Labels = map[string]string{"app": w.pick("s0", "s1"), "version": w.pick("v1", "v2"), "security.istio.io/tlsMode": w.pick("istio", "disabled")}
+	return o
 }
 
 func (w *world) manifest() string {

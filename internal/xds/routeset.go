@@ -12,13 +12,26 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/lateen-mesh/lateen/internal/compile"
+	"github.com/lateen-mesh/lateen/internal/graph"
 	"github.com/lateen-mesh/lateen/internal/mesh"
 )
 
 // routeConfigs makes the route configurations of a scope. With fetch, the
 // virtual hosts are put in; without, they are resources of their own.
-func (o *outbound) routeConfigs(opts *compile.Options, k scopeKey, s *compile.Scope, fetch func(compile.HostRef) *Resource) Set {
+func (o *outbound) routeConfigs(c *graph.Ctx, opts *compile.Options, k scopeKey, s *compile.Scope, fetch func(compile.HostRef) *Resource) Set {
 	var out Set
+	inside := map[string][]*Resource{}
+	for _, h := range s.Hosts {
+		if h.Sniffed {
+			if r, ok := graph.Fetch(c, o.sniffed, *h); ok {
+				out = append(out, r)
+			}
+		} else if fetch != nil {
+			if r := fetch(*h); r != nil {
+				inside[h.RouteConfig] = append(inside[h.RouteConfig], r)
+			}
+		}
+	}
 	for _, name := range s.RouteConfigs {
 		proxyPort := name == compile.ProxyRouteConfig
 		rc := &mesh.RouteConfig{Name: name, OnDemand: fetch == nil, KeepPort: proxyPort || k.mode == compile.ModeProxyless}
@@ -26,17 +39,7 @@ func (o *outbound) routeConfigs(opts *compile.Options, k scopeKey, s *compile.Sc
 			// With a port bound by the proxy there is no original destination either.
 			rc.Hosts = []*mesh.VirtualHost{compile.CatchAll(opts, s.RegistryOnly, k.mode == compile.ModeNone)}
 		}
-		var hosts []*Resource
-		if fetch != nil {
-			for _, h := range s.Hosts {
-				if h.RouteConfig == name {
-					if r := fetch(*h); r != nil {
-						hosts = append(hosts, r)
-					}
-				}
-			}
-		}
-		out = append(out, o.interner.makeRouteConfig(rc, hosts))
+		out = append(out, o.interner.makeRouteConfig(rc, inside[name]))
 	}
 	return sortSet(out)
 }

@@ -28,10 +28,12 @@ func sameSide(a, b *side) bool {
 type views struct {
 	*sources
 	interner *Interner
-	scopeOf  *graph.Table[Class, scopeKey]
-	out      *outbound
-	inbound  *graph.Table[Class, *side]
-	gateway  *graph.Table[Class, *side]
+	// workloads are the workloads of classes, by the registry where it knows them.
+	workloads *graph.Table[Class, compile.Workload]
+	scopeOf   *graph.Table[Class, scopeKey]
+	out       *outbound
+	inbound   *graph.Table[Class, *side]
+	gateway   *graph.Table[Class, *side]
 	// clusters and listeners join a class's own to its scope's. They are apart
 	// from sets, so that a change of one type does not join the others anew.
 	clusters  *graph.Table[joinKey, Set]
@@ -58,6 +60,7 @@ func sameViewSets(a, b *viewSets) bool {
 
 func newViews(g *graph.Graph, s *sources, in *Interner) *views {
 	v := &views{sources: s, interner: in}
+	v.workloads = graph.Map(g, "workload-of-class", s.classes, v.workload, deep[compile.Workload])
 	v.scopeOf = graph.Map(g, "scope-of-class", s.classes, v.classify, nil)
 	wanted := graph.Union(g, "scope-keys", v.scopeOf, func(_ *graph.Ctx, _ Class, k scopeKey, want func(scopeKey)) { want(k) })
 	inline := graph.Union(g, "inline-scope-keys", v.scopeOf, func(_ *graph.Ctx, c Class, k scopeKey, want func(scopeKey)) {
@@ -81,15 +84,31 @@ func newViews(g *graph.Graph, s *sources, in *Interner) *views {
 // classify finds the scope of a class: the Sidecar in force and those of its
 // labels that anything looks at.
 func (v *views) classify(c *graph.Ctx, class Class, _ bool) (scopeKey, bool) {
+	w, _ := graph.Fetch(c, v.workloads, class)
 	k := scopeKey{mode: class.Mode, namespace: class.Namespace}
-	labels := compile.DecodeLabels(class.Labels)
+	if class.Mode == compile.ModeRedirect {
+		k.family = w.Family()
+	}
+	labels := w.Labels
 	if keys, _ := graph.Fetch(c, v.sourceKeys, 0); len(keys) > 0 {
 		k.labels = compile.EncodeLabels(labels, keys)
 	}
-	if sc := v.sidecarFor(c, class); sc != nil && class.Mode != compile.ModeGateway && hasEgress(sc) {
+	if sc := v.sidecarFor(c, class, w.Labels); sc != nil && class.Mode != compile.ModeGateway && hasEgress(sc) {
 		k.sidecar = compile.Ref{Namespace: sc.Namespace, Name: sc.Name}
 	}
 	return k, true
+}
+
+// workload is what a proxy stands beside. Where the registry has its pod, the
+// pod's own labels and addresses count, not what the proxy says of itself; the
+// namespace has been held to the proxy's identity when it connected.
+func (v *views) workload(c *graph.Ctx, class Class, _ bool) (compile.Workload, bool) {
+	w := class.workload()
+	pod, ok := graph.Fetch(c, v.cluster.pods, compile.Ref{Namespace: class.Namespace, Name: class.Pod})
+	if ok {
+		w, _ = compile.PodWorkload(w, pod)
+	}
+	return w, true
 }
 
 // hasEgress tells whether a Sidecar says anything about outbound traffic. One
@@ -99,13 +118,13 @@ func hasEgress(o *config.Object) bool {
 	return len(spec.Egress) > 0 || spec.OutboundTrafficPolicy != nil
 }
 
-func (v *views) sidecarFor(c *graph.Ctx, class Class) *config.Object {
+func (v *views) sidecarFor(c *graph.Ctx, class Class, labels map[string]string) *config.Object {
 	opts, _ := graph.Fetch(c, v.options, 0)
 	list := values(graph.FetchIndex(c, v.sidecarsByNS, class.Namespace))
 	if class.Namespace != opts.RootNamespace {
 		list = append(list, values(graph.FetchIndex(c, v.sidecarsByNS, opts.RootNamespace))...)
 	}
-	return compile.SelectSidecar(list, opts, class.Namespace, compile.DecodeLabels(class.Labels))
+	return compile.SelectSidecar(list, opts, class.Namespace, labels)
 }
 
 func (v *views) compileInbound(c *graph.Ctx, class Class, _ bool) (*side, bool) {
@@ -113,17 +132,20 @@ func (v *views) compileInbound(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 		return nil, false
 	}
 	opts, _ := graph.Fetch(c, v.options, 0)
+	w, _ := graph.Fetch(c, v.workloads, class)
 	in := compile.InboundInput{
-		Options: opts, Workload: class.workload(), Mode: class.Mode, Sidecar: v.sidecarFor(c, class), Peers: v.out.peersFor(c, opts, class.Namespace),
+		Options: opts, Workload: w, Mode: class.Mode, Sidecar: v.sidecarFor(c, class, w.Labels), Peers: v.out.peersFor(c, opts, class.Namespace),
 	}
-	for id, list := range graph.FetchIndex(c, v.byAddress, class.Address) {
-		svc, ok := graph.Fetch(c, v.services, id)
-		if !ok {
-			continue
-		}
-		for i := range list {
-			if list[i].Address == class.Address {
-				in.Services = append(in.Services, compile.InboundService{Service: svc, Endpoint: list[i]})
+	for _, address := range w.Addresses {
+		for id, list := range graph.FetchIndex(c, v.byAddress, address) {
+			svc, ok := graph.Fetch(c, v.services, id)
+			if !ok {
+				continue
+			}
+			for i := range list {
+				if list[i].Address == address {
+					in.Services = append(in.Services, compile.InboundService{Service: svc, Endpoint: list[i]})
+				}
 			}
 		}
 	}
@@ -151,8 +173,9 @@ func (v *views) compileGateway(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 	}
 	opts, _ := graph.Fetch(c, v.options, 0)
 	in := compile.GatewayInput{
-		Options: opts, Workload: class.workload(), Delegates: map[compile.Ref]*config.Object{}, Destinations: map[string]compile.Destination{},
+		Options: opts, Delegates: map[compile.Ref]*config.Object{}, Destinations: map[string]compile.Destination{},
 	}
+	in.Workload, _ = graph.Fetch(c, v.workloads, class)
 	seen := map[compile.Ref]bool{}
 	for ref, g := range graph.FetchAll(c, v.gateways) {
 		if !compile.SelectsGateway(g, in.Workload.Labels) {
