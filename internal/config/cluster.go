@@ -9,8 +9,8 @@ var (
 	Service       = clusterKind("", "v1", "Service", "services", "service", "svc")
 	EndpointSlice = clusterKind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpoint-slice")
 	Pod           = clusterKind("", "v1", "Pod", "pods", "pod", "po")
-	Node          = clusterKind("", "v1", "Node", "nodes", "node", "no")
-	Namespace     = clusterKind("", "v1", "Namespace", "namespaces", "namespace", "ns")
+	Node          = outside(clusterKind("", "v1", "Node", "nodes", "node", "no"))
+	Namespace     = outside(clusterKind("", "v1", "Namespace", "namespaces", "namespace", "ns"))
 	Secret        = clusterKind("", "v1", "Secret", "secrets", "secret")
 	ConfigMap     = clusterKind("", "v1", "ConfigMap", "configmaps", "config-map", "cm")
 )
@@ -23,4 +23,10 @@ func ClusterKinds() []*Kind { return clusterKinds }
 
 func clusterKind(group, version, name, plural, slug string, short ...string) *Kind {
 	return &Kind{Group: group, Name: name, Plural: plural, Slug: slug, Short: short, Versions: []string{version}}
+}
+
+// outside marks a kind whose objects are in no namespace.
+func outside(k *Kind) *Kind {
+	k.ClusterScoped = true
+	return k
 }

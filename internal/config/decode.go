@@ -40,6 +40,45 @@ func Decode(data []byte, file, defaultNamespace string) Result {
 	return new(Cache).Decode(data, file, defaultNamespace)
 }
 
+// DecodeMap is as Decode for one object that is decoded JSON already, as a
+// client of the API server has it: maps, slices, strings, booleans, int64 and
+// float64. Nothing of it is kept but its strings. Problems have no file and line.
+func DecodeMap(object map[string]any) Result {
+	d := decoder{namespace: DefaultNamespace}
+	n, err := nodeOf(object, 0)
+	if err != nil {
+		d.problem(SeverityError, 0, "", "", err.Error(), "")
+		return d.Result
+	}
+	d.document(n)
+	return d.Result
+}
+
+// DecodeMeshConfig decodes a MeshConfig without kind and metadata. file is the
+// name that problems carry.
+func DecodeMeshConfig(data []byte, file string) Result {
+	d := decoder{file: file, namespace: DefaultNamespace}
+	docs := splitDocuments(data)
+	if len(docs) == 0 {
+		d.spec(&Object{Key: MeshConfigKey, APIVersion: MeshConfig.APIVersion()}, &node{kind: mapNode}, 1, "")
+		return d.Result
+	}
+	nodes, err := parseDocument(docs[0])
+	switch {
+	case err != nil:
+		p := &Problem{Severity: SeverityError, File: file, Line: docs[0].lines + 1, Object: MeshConfigKey.String(), Message: err.Error()}
+		if s, ok := err.(*syntaxError); ok {
+			p.Line = s.line
+		}
+		d.Problems = append(d.Problems, p)
+	case len(docs) > 1 || len(nodes) != 1 || nodes[0].kind != mapNode:
+		d.problem(SeverityError, 1, MeshConfigKey.String(), "", "is not one map", "write the fields of the mesh configuration, without kind and metadata")
+	default:
+		d.spec(&Object{Key: MeshConfigKey, APIVersion: MeshConfig.APIVersion()}, nodes[0], nodes[0].line, "")
+	}
+	return d.Result
+}
+
 // Cache decodes the successive contents of one file: a document whose text is
 // the one of last time is not decoded again, and its objects have the same
 // spec pointers. The zero value is empty. It is not safe for concurrent use.

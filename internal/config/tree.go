@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -340,4 +342,43 @@ func clip(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:limit], "") + "..."
+}
+
+// nodeOf makes the node of a decoded JSON value; fields are in the order of keys.
+func nodeOf(v any, depth int) (*node, error) {
+	if depth > maxDepth {
+		return nil, fmt.Errorf("is nested more than %d deep", maxDepth)
+	}
+	switch v := v.(type) {
+	case nil:
+		return &node{kind: nullNode}, nil
+	case string:
+		return &node{kind: stringNode, text: v}, nil
+	case bool:
+		return &node{kind: boolNode, text: strconv.FormatBool(v), truth: v}, nil
+	case int64:
+		return &node{kind: intNode, text: strconv.FormatInt(v, 10), float: float64(v)}, nil
+	case float64:
+		return &node{kind: floatNode, text: strconv.FormatFloat(v, 'g', -1, 64), float: v}, nil
+	case []any:
+		n := &node{kind: listNode, items: make([]*node, len(v))}
+		for i, item := range v {
+			var err error
+			if n.items[i], err = nodeOf(item, depth+1); err != nil {
+				return nil, err
+			}
+		}
+		return n, nil
+	case map[string]any:
+		n := &node{kind: mapNode, fields: make([]field, 0, len(v))}
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			value, err := nodeOf(v[k], depth+1)
+			if err != nil {
+				return nil, err
+			}
+			n.fields = append(n.fields, field{key: k, value: value})
+		}
+		return n, nil
+	}
+	return nil, fmt.Errorf("has a value of type %T", v)
 }

@@ -89,14 +89,18 @@ type ContainerPort struct {
 	Protocol string
 }
 
-// Node is a core/v1 Node's place, from its topology labels.
+// Node is a core/v1 Node's place, from its topology labels, and what runs it.
 type Node struct {
 	Region, Zone, Subzone string
 	Addresses             []string
+	// Kubelet is its kubelet's version, as in v1.36.3.
+	Kubelet string
 }
 
-// Namespace has nothing but its labels and annotations.
-type Namespace struct{}
+// Namespace has little but its labels and annotations.
+type Namespace struct {
+	Terminating bool // it is being deleted
+}
 
 // Secret is a core/v1 Secret that can hold a certificate: type
 // kubernetes.io/tls, or Opaque with one of the keys tls.crt, cert, cacert,
