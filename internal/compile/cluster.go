@@ -174,7 +174,10 @@ func (in *ClustersInput) clientTLS(t *networking.ClientTLSSettings, p mesh.Port,
 	}
 	out := mesh.ClientTLS{
 		SNI: t.Sni, SubjectAltNames: t.SubjectAltNames, CertificateFile: t.ClientCertificate, KeyFile: t.PrivateKey,
-		RootFile: t.CaCertificates, Credential: t.CredentialName, InsecureSkipVerify: t.InsecureSkipVerify.GetValue(),
+		RootFile: t.CaCertificates, InsecureSkipVerify: t.InsecureSkipVerify.GetValue(),
+	}
+	if t.CredentialName != "" {
+		out.Credential, out.Roots = credentialName(t.CredentialName), rootsName(t.CredentialName)
 	}
 	if len(out.SubjectAltNames) == 0 {
 		out.SubjectAltNames = in.Service.SubjectAltNames

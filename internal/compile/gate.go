@@ -19,7 +19,9 @@ import (
 //   - a VirtualService that comes to name a subset that does not exist keeps
 //     the version it had before;
 //   - a subset that goes away while a VirtualService in force still names it is
-//     held in its DestinationRule (or what is left of a deleted one).
+//     held in its DestinationRule (or what is left of a deleted one);
+//   - a Secret whose certificate no longer fits its key keeps the version
+//     before.
 //
 // What it lets through is a set of ordinary objects, so that everything behind
 // it stays a pure function. It is not safe for concurrent use.
@@ -28,6 +30,8 @@ type Gate struct {
 	current   map[config.Key]*config.Object // VirtualServices and DestinationRules as the user has them
 	effective map[config.Key]*config.Object // and as they are in force
 	held      []Held
+	secrets   map[config.Key]*config.Object // in force
+	stale     map[config.Key]string         // Secrets that are held, and why
 }
 
 // Held is an object that is not in force as the user has it.
@@ -39,11 +43,37 @@ type Held struct {
 // NewGate returns a gate that has seen nothing. Its first batch passes as it is:
 // there is no last good version yet.
 func NewGate() *Gate {
-	return &Gate{current: map[config.Key]*config.Object{}, effective: map[config.Key]*config.Object{}}
+	return &Gate{
+		current: map[config.Key]*config.Object{}, effective: map[config.Key]*config.Object{},
+		secrets: map[config.Key]*config.Object{}, stale: map[config.Key]string{},
+	}
 }
 
 // Held lists what is held back now, by key.
-func (g *Gate) Held() []Held { return slices.Clone(g.held) }
+func (g *Gate) Held() []Held {
+	out := slices.Clone(g.held)
+	for k, why := range g.stale {
+		out = append(out, Held{k, why})
+	}
+	slices.SortFunc(out, func(a, b Held) int { return cmp.Or(a.Key.Compare(b.Key), cmp.Compare(a.Reason, b.Reason)) })
+	return out
+}
+
+// passSecret tells whether the change of a Secret comes into force.
+func (g *Gate) passSecret(e config.Event) bool {
+	delete(g.stale, e.Key)
+	if e.Object == nil {
+		delete(g.secrets, e.Key)
+		return true
+	}
+	if err := CheckSecret(e.Object); err != nil && g.secrets[e.Key] != nil {
+		g.stale[e.Key] = err.Error() + "; the version before stays in force"
+		return false
+	} else if err == nil {
+		g.secrets[e.Key] = e.Object
+	}
+	return true
+}
 
 // Dangling lists what is in force although it names a subset that does not
 // exist, for it has no better version: its requests fail until the subset comes.
@@ -71,6 +101,9 @@ func (g *Gate) Pass(batch []config.Event) []config.Event {
 	var out []config.Event
 	concerned := false
 	for _, e := range batch {
+		if e.Key.Kind == config.Secret && !g.passSecret(e) {
+			continue
+		}
 		if !gated(e.Key) {
 			out = append(out, e)
 			continue

@@ -9,6 +9,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/lateen-mesh/lateen/internal/config"
+	"github.com/lateen-mesh/lateen/internal/config/k8s"
 )
 
 func rule(version string, subsets ...string) config.Event {
@@ -96,5 +97,27 @@ func TestGate(t *testing.T) {
 	}
 	if d := g.Dangling(); len(d) != 1 || !strings.Contains(d[0].Reason, `subset "v1"`) {
 		t.Errorf("dangling: %v", d)
+	}
+}
+
+// TestGateKeepsGoodSecret: a Secret that breaks keeps its last good version,
+// and one that goes away is gone.
+func TestGateKeepsGoodSecret(t *testing.T) {
+	k := config.Key{Kind: config.Secret, Namespace: "istio-system", Name: "cert"}
+	of := func(key, value string) []config.Event {
+		return []config.Event{{Key: k, Object: &config.Object{Key: k, Spec: &k8s.Secret{Data: map[string][]byte{key: []byte(value)}}}}}
+	}
+	g := NewGate()
+	if got := g.Pass(of("password", "x")); len(got) != 1 {
+		t.Fatalf("a Secret of another kind gives %v", got)
+	}
+	if got := g.Pass(of("ca.crt", "not PEM")); len(got) != 0 || len(g.Held()) != 1 || !strings.Contains(g.Held()[0].Reason, "ca.crt") {
+		t.Errorf("a broken one gives %v, held %v", got, g.Held())
+	}
+	if got := g.Pass([]config.Event{{Key: k}}); len(got) != 1 || len(g.Held()) != 0 {
+		t.Errorf("a deleted one gives %v, held %v", got, g.Held())
+	}
+	if got := g.Pass(of("ca.crt", "not PEM")); len(got) != 1 || len(g.Held()) != 0 {
+		t.Errorf("a broken one that was never good gives %v, held %v", got, g.Held())
 	}
 }

@@ -18,6 +18,8 @@ import (
 type GatewayInput struct {
 	Options  *Options
 	Workload Workload
+	// Services are those the proxy is an endpoint of.
+	Services []InboundService
 	// Gateways are the Gateway objects that select the proxy.
 	Gateways []*config.Object
 	// Routings are the VirtualServices that name one of them.
@@ -30,6 +32,23 @@ type GatewayInput struct {
 type GatewayConfig struct {
 	Listeners    []mesh.Listener
 	RouteConfigs []*mesh.RouteConfig
+}
+
+// Credentials are the secrets that the listeners refer to, by resource name.
+func (c *GatewayConfig) Credentials() []string {
+	var out []string
+	for i := range c.Listeners {
+		for j := range c.Listeners[i].Chains {
+			if t := c.Listeners[i].Chains[j].TLS; t != nil && !t.Mesh {
+				out = append(out, t.Credentials...)
+				if t.Roots != "" && (t.RequireClient || t.OptionalClient) {
+					out = append(out, t.Roots)
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // SelectsGateway tells whether a Gateway object is for a proxy with these labels.
@@ -67,7 +86,7 @@ func CompileGateway(in GatewayInput) *GatewayConfig {
 	servers := map[socket][]gatewayServer{}
 	for _, g := range gateways {
 		for _, s := range g.Spec.(*networking.Gateway).Servers {
-			k := socket{cmp.Or(s.Bind, "0.0.0.0"), s.Port.GetNumber()}
+			k := socket{cmp.Or(s.Bind, in.Workload.Family().named()), in.targetPort(s.Port.GetNumber())}
 			servers[k] = append(servers[k], gatewayServer{s, g})
 		}
 	}
@@ -78,12 +97,16 @@ func CompileGateway(in GatewayInput) *GatewayConfig {
 	for _, k := range keys {
 		l := mesh.Listener{
 			Name: socketName(k.bind, k.port), Address: k.bind, Port: k.port, Direction: mesh.Edge,
+			DualStack:        k.bind == "0.0.0.0" && in.Workload.Family() == DualStack,
 			DetectionTimeout: in.Options.DetectionTimeout, Origin: origin(servers[k][0].owner),
 		}
 		if servers[k][0].plain() {
 			in.plainPort(out, &l, servers[k], k.bind)
 		} else {
 			in.otherPort(out, &l, servers[k])
+		}
+		if l.DualStack {
+			l.Address = DualStack.any()
 		}
 		l.Address, l.Port = in.Workload.socket(l.Address, l.Port)
 		if len(l.Chains) > 0 {
@@ -92,6 +115,19 @@ func CompileGateway(in GatewayInput) *GatewayConfig {
 	}
 	slices.SortFunc(out.RouteConfigs, func(a, b *mesh.RouteConfig) int { return cmp.Compare(a.Name, b.Name) })
 	return out
+}
+
+// targetPort is where connections to a server's port arrive: a Service before
+// the gateway may send them to another port of its pods.
+func (in *GatewayInput) targetPort(number uint32) uint32 {
+	for i := range in.Services {
+		if p, ok := in.Services[i].Service.Port(number); ok {
+			if target := in.Services[i].Endpoint.TargetPort(p); target != 0 {
+				return target
+			}
+		}
+	}
+	return number
 }
 
 // socket is what the proxy opens for an address and port: those, unless it
@@ -113,7 +149,7 @@ func (in *GatewayInput) httpConn(l *mesh.Listener, rc string) *mesh.HTTPConn {
 // plainPort merges all HTTP servers of a port into one route configuration.
 func (in *GatewayInput) plainPort(out *GatewayConfig, l *mesh.Listener, servers []gatewayServer, bind string) {
 	name := "http." + portName(l.Port)
-	if bind != "0.0.0.0" {
+	if bind != in.Workload.Family().named() {
 		name += "." + bind
 	}
 	l.Chains = []mesh.Chain{{HTTP: in.httpConn(l, name), Origin: l.Origin}}
@@ -331,12 +367,20 @@ func (in *GatewayInput) passthroughChains(s gatewayServer) []mesh.Chain {
 // serverTLS compiles the TLS of a gateway server or a Sidecar ingress listener.
 func serverTLS(t *networking.ServerTLSSettings, isHTTP bool) *mesh.ServerTLS {
 	out := &mesh.ServerTLS{
-		CertificateFile: t.ServerCertificate, KeyFile: t.PrivateKey, RootFile: t.CaCertificates, Credential: t.CredentialName,
+		CertificateFile: t.ServerCertificate, KeyFile: t.PrivateKey, RootFile: t.CaCertificates,
 		SubjectAltNames: t.SubjectAltNames, CipherSuites: t.CipherSuites,
 		MinVersion: tlsVersion(t.MinProtocolVersion), MaxVersion: tlsVersion(t.MaxProtocolVersion),
 	}
 	if isHTTP {
 		out.ALPN = []string{"h2", "http/1.1"}
+	}
+	for _, name := range append(slices.Clone(t.CredentialNames), t.CredentialName) {
+		if name != "" {
+			out.Credentials = append(out.Credentials, credentialName(name))
+		}
+	}
+	if name := cmp.Or(t.CaCertCredentialName, t.CredentialName, append(slices.Clone(t.CredentialNames), "")[0]); name != "" {
+		out.Roots = rootsName(name)
 	}
 	switch t.Mode {
 	case networking.ServerTLSSettings_MUTUAL:

@@ -105,13 +105,14 @@ const (
 
 // ClientTLS is the client side of TLS towards a cluster.
 type ClientTLS struct {
-	Mode               TLSMode
-	SNI                string
-	SubjectAltNames    []string // exact; empty: only the chain is checked
-	CertificateFile    string
-	KeyFile            string
-	RootFile           string
-	Credential         string // name of a secret, instead of files
+	Mode            TLSMode
+	SNI             string
+	SubjectAltNames []string // exact; empty: only the chain is checked
+	CertificateFile string
+	KeyFile         string
+	RootFile        string
+	// Credential and Roots are secrets by their resource names, instead of files.
+	Credential, Roots  string
 	InsecureSkipVerify bool
 }
 

@@ -61,15 +61,24 @@ type ServerTLS struct {
 	// certificate of the trust domains.
 	Mesh         bool
 	TrustDomains []string
-	// Otherwise the certificates are files or named credentials.
+	// Otherwise the certificates are files, or secrets by their resource names:
+	// Credentials of the server, Roots for its clients' certificates.
 	CertificateFile, KeyFile, RootFile string
-	Credential                         string
+	Credentials                        []string
+	Roots                              string
 	RequireClient                      bool
 	OptionalClient                     bool
 	SubjectAltNames                    []string
 	MinVersion, MaxVersion             uint8 // 0 default, else 10 to 13 for 1.0 to 1.3
 	CipherSuites                       []string
 	ALPN                               []string
+}
+
+// Secret is a certificate with its key, or roots: what a proxy asks for by name.
+type Secret struct {
+	Name             string
+	Certificate, Key []byte // PEM; set together
+	Roots, Revoked   []byte // PEM
 }
 
 // HTTPConn handles HTTP connections.

@@ -5,8 +5,6 @@
 package xds
 
 import (
-	"strings"
-
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
@@ -84,7 +82,26 @@ func workloadSecret(name string) *tlsv3.SdsSecretConfig {
 
 // credential refers to a gateway's secret, which comes over ADS.
 func credential(name string) *tlsv3.SdsSecretConfig {
-	return &tlsv3.SdsSecretConfig{Name: "kubernetes://" + name, SdsConfig: ads()}
+	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: ads()}
+}
+
+// Secret translates a secret.
+func Secret(s *mesh.Secret) *tlsv3.Secret {
+	out := &tlsv3.Secret{Name: s.Name}
+	if len(s.Key) > 0 {
+		out.Type = &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{CertificateChain: inlineBytes(s.Certificate), PrivateKey: inlineBytes(s.Key)}}
+		return out
+	}
+	roots := &tlsv3.CertificateValidationContext{TrustedCa: inlineBytes(s.Roots)}
+	if len(s.Revoked) > 0 {
+		roots.Crl = inlineBytes(s.Revoked)
+	}
+	out.Type = &tlsv3.Secret_ValidationContext{ValidationContext: roots}
+	return out
+}
+
+func inlineBytes(b []byte) *corev3.DataSource {
+	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
 }
 
 func meshParams() *tlsv3.TlsParameters {
@@ -131,7 +148,9 @@ func ownClient(c *mesh.Cluster) *tlsv3.UpstreamTlsContext {
 		if t.Mode == mesh.TLSMutual {
 			common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{credential(t.Credential)}
 		}
-		common.ValidationContextType = combined(credential(t.Credential+"-cacert"), names)
+		if !t.InsecureSkipVerify {
+			common.ValidationContextType = combined(credential(t.Roots), names)
+		}
 	default:
 		if t.Mode == mesh.TLSMutual {
 			common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.CertificateFile), PrivateKey: file(t.KeyFile)}}
@@ -177,10 +196,12 @@ func serverTLS(t *mesh.ServerTLS) *corev3.TransportSocket {
 	names := exactNames(t.SubjectAltNames)
 	verify := t.RequireClient || t.OptionalClient
 	switch {
-	case t.Credential != "":
-		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{credential(t.Credential)}
+	case len(t.Credentials) > 0:
+		for _, name := range t.Credentials {
+			common.TlsCertificateSdsSecretConfigs = append(common.TlsCertificateSdsSecretConfigs, credential(name))
+		}
 		if verify {
-			common.ValidationContextType = combined(credential(strings.TrimSuffix(t.Credential, "-cacert")+"-cacert"), names)
+			common.ValidationContextType = combined(credential(t.Roots), names)
 		}
 	default:
 		common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.CertificateFile), PrivateKey: file(t.KeyFile)}}

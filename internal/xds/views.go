@@ -17,11 +17,14 @@ import (
 // side is what one proxy needs beside what it shares with its scope.
 type side struct {
 	listeners, clusters, routes, hosts Set
+	// credentials are the secrets that the listeners refer to.
+	credentials []string
 }
 
 func sameSide(a, b *side) bool {
 	return a == b || a != nil && b != nil && sameSet(a.listeners, b.listeners) && sameSet(a.clusters, b.clusters) &&
-		sameSet(a.routes, b.routes) && sameSet(a.hosts, b.hosts)
+		sameSet(a.routes, b.routes) && sameSet(a.hosts, b.hosts) &&
+		slices.Equal(a.credentials, b.credentials)
 }
 
 // views derives what each class is sent from its scope and its own side.
@@ -38,11 +41,12 @@ type views struct {
 	// from sets, so that a change of one type does not join the others anew.
 	clusters  *graph.Table[joinKey, Set]
 	listeners *graph.Table[Class, Set]
+	secrets   *graph.Table[Class, *secretState] // of gateways
 	// sets are by type, in the order of viewTypes.
 	sets *graph.Table[Class, *viewSets]
 }
 
-var viewTypes = [...]string{ClusterType, EndpointType, ListenerType, RouteType, VirtualHostType}
+var viewTypes = [...]string{ClusterType, EndpointType, ListenerType, RouteType, VirtualHostType, SecretType}
 
 type viewSets [len(viewTypes)]Set
 
@@ -71,6 +75,7 @@ func newViews(g *graph.Graph, s *sources, in *Interner) *views {
 	v.out = newOutbound(g, s, in, wanted, inline)
 	v.inbound = graph.Map(g, "inbound", s.classes, v.compileInbound, sameSide)
 	v.gateway = graph.Map(g, "gateways-of-class", s.classes, v.compileGateway, sameSide)
+	v.deriveSecrets(g)
 	v.joinClusters(g)
 	v.listeners = graph.Map(g, "listeners-of-class", s.classes, func(c *graph.Ctx, class Class, _ bool) (Set, bool) {
 		k, _ := graph.Fetch(c, v.scopeOf, class)
@@ -136,19 +141,7 @@ func (v *views) compileInbound(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 	in := compile.InboundInput{
 		Options: opts, Workload: w, Mode: class.Mode, Sidecar: v.sidecarFor(c, class, w.Labels), Peers: v.out.peersFor(c, opts, class.Namespace),
 	}
-	for _, address := range w.Addresses {
-		for id, list := range graph.FetchIndex(c, v.byAddress, address) {
-			svc, ok := graph.Fetch(c, v.services, id)
-			if !ok {
-				continue
-			}
-			for i := range list {
-				if list[i].Address == address {
-					in.Services = append(in.Services, compile.InboundService{Service: svc, Endpoint: list[i]})
-				}
-			}
-		}
-	}
+	in.Services = v.servicesOf(c, w)
 	out := &side{}
 	compiled := compile.CompileInbound(in)
 	listeners := compiled.Listeners
@@ -167,6 +160,25 @@ func (v *views) compileInbound(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 	return out, true
 }
 
+// servicesOf are the services that have the workload among their endpoints.
+func (v *views) servicesOf(c *graph.Ctx, w compile.Workload) []compile.InboundService {
+	var out []compile.InboundService
+	for _, address := range w.Addresses {
+		for id, list := range graph.FetchIndex(c, v.byAddress, address) {
+			svc, ok := graph.Fetch(c, v.services, id)
+			if !ok {
+				continue
+			}
+			for i := range list {
+				if list[i].Address == address {
+					out = append(out, compile.InboundService{Service: svc, Endpoint: list[i]})
+				}
+			}
+		}
+	}
+	return out
+}
+
 func (v *views) compileGateway(c *graph.Ctx, class Class, _ bool) (*side, bool) {
 	if class.Mode != compile.ModeGateway {
 		return nil, false
@@ -176,6 +188,7 @@ func (v *views) compileGateway(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 		Options: opts, Delegates: map[compile.Ref]*config.Object{}, Destinations: map[string]compile.Destination{},
 	}
 	in.Workload, _ = graph.Fetch(c, v.workloads, class)
+	in.Services = v.servicesOf(c, in.Workload)
 	seen := map[compile.Ref]bool{}
 	for ref, g := range graph.FetchAll(c, v.gateways) {
 		if !compile.SelectsGateway(g, in.Workload.Labels) {
@@ -200,7 +213,7 @@ func (v *views) compileGateway(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 }
 
 func (v *views) gatewaySide(cfg *compile.GatewayConfig, onDemand bool) *side {
-	out := &side{}
+	out := &side{credentials: cfg.Credentials()}
 	for i := range cfg.Listeners {
 		out.listeners = append(out.listeners, v.interner.Make(ListenerType, cfg.Listeners[i].Name, Listener(&cfg.Listeners[i])))
 	}
@@ -272,8 +285,11 @@ func (v *views) assemble(c *graph.Ctx, class Class, _ bool) (*viewSets, bool) {
 	clusters, _ := graph.Fetch(c, v.clusters, v.joinKey(c, class, own))
 	endpoints, _ := graph.Fetch(c, v.out.endpoints, list)
 	listeners, _ := graph.Fetch(c, v.listeners, class)
-	out := &viewSets{clusters, endpoints, listeners, own.routes, own.hosts}
+	out := &viewSets{clusters, endpoints, listeners, own.routes, own.hosts, nil}
 	if class.Mode == compile.ModeGateway {
+		if s, ok := graph.Fetch(c, v.secrets, class); ok {
+			out[5] = s.set
+		}
 		return out, true
 	}
 	if class.OnDemand {
