@@ -137,7 +137,7 @@ Exit codes: 0 done, 1 failed, 2 findings, 64 wrong usage, 65 bad input,
 	_ = root.RegisterFlagCompletionFunc("mesh", a.completeMeshes)
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
 	root.AddCommand(a.demoCmd(), a.upCmd(), a.applyCmd(), a.getCmd(), a.deleteCmd(), a.proxyCmd(), a.versionCmd())
-	root.AddCommand(a.installCmd(), a.upgradeCmd(), a.uninstallCmd(), a.manifestCmd(), a.checkCmd(), a.experimentalCmd())
+	root.AddCommand(a.installCmd(), a.upgradeCmd(), a.uninstallCmd(), a.manifestCmd(), a.checkCmd(), a.injectCmd(), a.experimentalCmd())
 	root.AddCommand(a.short()...)
 	return root
 }
