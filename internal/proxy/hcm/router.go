@@ -182,9 +182,7 @@ func (x *exchange) attempt(a *route.Action, fresh bool) outcome {
 		var se *message.StreamError
 		if x.us.Reused && errors.As(err, &se) && (se.Unsent || x.lostOnReuse(se)) && x.resumable() {
 			x.attempts--
-			if !se.Unsent {
-				x.replayed, x.reached = true, true
-			}
+			x.replayed = x.replayed || !se.Unsent
 			return moved
 		}
 		return x.failed(host, err, true)

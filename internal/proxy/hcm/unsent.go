@@ -8,7 +8,7 @@ import (
 )
 
 // unsentField says on a local 503 that no upstream has seen anything of the
-// request. An application that ends refuses connections at once, while its
+// request, or that it is a safe one (RFC 9110 section 9.2.1). An application that ends refuses connections at once, while its
 // clients hear later that its pod is gone: their proxy may then send the request
 // to another pod as if it had been refused itself, whatever the method is. Envoy
 // has no such mark, so that Istio once retried every 503 and had to stop.

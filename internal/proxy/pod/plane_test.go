@@ -48,7 +48,9 @@ type plane struct {
 	token func() string // the one that is right now
 
 	mu     sync.Mutex
-	has    map[string]map[string]*anypb.Any // by type, name
+	has    map[string]map[string]*anypb.Any                // by type, name
+	send   func(*discoveryv3.DeltaDiscoveryResponse) error // of the open stream
+	pushed int
 	node   *corev3.Node
 	signed int
 	grpc   *grpc.Server
@@ -106,7 +108,13 @@ func (pl *plane) stream(_ any, st grpc.ServerStream) error {
 	if err := pl.authenticate(st.Context()); err != nil {
 		return err
 	}
-	version := 0
+	pl.mu.Lock()
+	pl.send = func(r *discoveryv3.DeltaDiscoveryResponse) error {
+		pl.pushed++
+		r.Nonce = fmt.Sprint(pl.pushed)
+		return st.SendMsg(r)
+	}
+	pl.mu.Unlock()
 	for {
 		r := new(discoveryv3.DeltaDiscoveryRequest)
 		if err := st.RecvMsg(r); err != nil {
@@ -120,19 +128,30 @@ func (pl *plane) stream(_ any, st grpc.ServerStream) error {
 		for n, a := range pl.has[r.GetTypeUrl()] {
 			for _, sub := range r.GetResourceNamesSubscribe() {
 				if sub == "*" || sub == n {
-					resp.Resources = append(resp.Resources, &discoveryv3.Resource{Name: n, Version: "1", Resource: a})
+					resp.Resources = append(resp.Resources, &discoveryv3.Resource{Name: n, Version: fmt.Sprint(pl.pushed), Resource: a})
 				}
 			}
 		}
-		pl.mu.Unlock()
-		if len(r.GetResourceNamesSubscribe()) == 0 {
-			continue
+		var err error
+		if len(r.GetResourceNamesSubscribe()) > 0 {
+			err = pl.send(resp)
 		}
-		version++
-		resp.Nonce = fmt.Sprint(version)
-		if err := st.SendMsg(resp); err != nil {
+		pl.mu.Unlock()
+		if err != nil {
 			return err
 		}
+	}
+}
+
+// push sends a resource as it is now to the proxy.
+func (pl *plane) push(t *testing.T, typ xdsclient.Type, name string) {
+	t.Helper()
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	r := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typ.URL()}
+	r.Resources = append(r.Resources, &discoveryv3.Resource{Name: name, Version: fmt.Sprint("p", pl.pushed), Resource: pl.has[typ.URL()][name]})
+	if err := pl.send(r); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -165,7 +184,14 @@ func socket(addr string) string {
 }
 
 // route has the proxy listen at in and send everything to origin.
-func (pl *plane) route(t *testing.T, in, origin string) {
+func (pl *plane) route(t *testing.T, in, origin string) { pl.routeWith(t, in, origin, "") }
+
+// routeTLS is route with mutual TLS.
+func (pl *plane) routeTLS(t *testing.T, in, origin string) {
+	pl.routeWith(t, in, origin, "  transport_socket: "+tlsSocket("DownstreamTlsContext", "require_client_certificate: true, ")+"\n")
+}
+
+func (pl *plane) routeWith(t *testing.T, in, origin, more string) {
 	pl.set(t, xdsclient.Clusters, "inbound|80||", `{name: "inbound|80||", type: STATIC, load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: `+socket(origin)+`}}]}]}}`)
 	pl.set(t, xdsclient.Listeners, "virtualInbound", `
 name: virtualInbound
@@ -178,7 +204,7 @@ filter_chains:
       stat_prefix: in
       route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: "inbound|80||"}}]}]}
       http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
-`)
+`+more)
 }
 
 // logged collects a proxy's log.
@@ -227,7 +253,7 @@ func newPodEnv(t *testing.T, discovery string) *podEnv {
 		"POD_NAME": "cart-5d9", "POD_NAMESPACE": "shop", "SERVICE_ACCOUNT": "cart", "INSTANCE_IP": "127.0.0.1",
 		"CA_ADDR": discovery, "XDS_ROOT_CA": filepath.Join(e.dir, "root-cert.pem"), "LATEEN_TOKEN_FILE": filepath.Join(e.dir, "istio-token"),
 		"ENVOY_STATUS_PORT": portOf(free(t)), "ENVOY_PROMETHEUS_PORT": portOf(free(t)),
-		"PROXY_CONFIG": fmt.Sprintf(`{"discoveryAddress":%q,"statusPort":%s,"proxyAdminPort":%s,"terminationDrainDuration":"1s"}`, discovery, portOf(free(t)), portOf(free(t))),
+		"PROXY_CONFIG": fmt.Sprintf(`{"discoveryAddress":%q,"statusPort":%s,"proxyAdminPort":%s,"terminationDrainDuration":"0.3s"}`, discovery, portOf(free(t)), portOf(free(t))),
 	}
 	return e
 }
