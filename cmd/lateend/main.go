@@ -29,11 +29,14 @@ func main() {
 func command() *cobra.Command {
 	var o controlplane.Options
 	var level slog.Level
+	cluster := controlplane.Kubernetes{Pod: os.Getenv("POD_NAME"), Namespace: os.Getenv("POD_NAMESPACE")}
+	inCluster := false
 	c := &cobra.Command{
-		Use:           "lateend --config-dir DIR",
-		Short:         "The control plane of a Lateen mesh",
-		Long:          "lateend reads Istio configuration from a directory and brings it to the proxies of the mesh.",
-		Example:       "  lateend --config-dir ./mesh --state-dir ./state --socket ./state/socket --xds-address 127.0.0.1:15012",
+		Use:   "lateend {--config-dir DIR | --kubernetes}",
+		Short: "The control plane of a Lateen mesh",
+		Long:  "lateend reads Istio configuration from a directory or from a cluster's API server and brings it to the proxies of the mesh.",
+		Example: `  lateend --config-dir ./mesh --state-dir ./state --socket ./state/socket --xds-address 127.0.0.1:15012
+  lateend --kubernetes --revision canary      # in a pod; POD_NAME and POD_NAMESPACE say which`,
 		Args:          cobra.NoArgs,
 		Version:       version,
 		SilenceUsage:  true,
@@ -42,6 +45,10 @@ func command() *cobra.Command {
 			// Most of the heap is resources that live as long as the configuration.
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(50)
+			}
+			if inCluster {
+				o.Kubernetes = &cluster
+				clusterDefaults(cmd, &o)
 			}
 			o.Version = version
 			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
@@ -64,7 +71,28 @@ func command() *cobra.Command {
 	f.StringVar(&o.DebugAddress, "debug-address", "", "loopback address of metrics and debug information")
 	f.StringVar(&o.TrustDomain, "trust-domain", "", "trust domain of the mesh's identities (default: the mesh configuration's)")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	_ = c.MarkFlagRequired("config-dir") // the flag exists
+	f.BoolVar(&inCluster, "kubernetes", false, "read the configuration from a cluster's API server and serve its webhooks")
+	f.StringVar(&cluster.Kubeconfig, "kubeconfig", "", "file with the cluster's credentials (default: those of the pod)")
+	f.StringVar(&cluster.Revision, "revision", "default", "revision of this control plane")
+	f.StringVar(&cluster.WebhookAddress, "webhook-address", ":15017", "address of injection and validation in a cluster")
+	f.StringVar(&cluster.ReadyAddress, "ready-address", ":8080", "address of /ready in a cluster")
+	f.StringVar(&cluster.APIAddress, "api-address", "127.0.0.1:9876", "loopback address of the command line's interface in a cluster")
+	c.MarkFlagsOneRequired("config-dir", "kubernetes")
+	c.MarkFlagsMutuallyExclusive("config-dir", "kubernetes")
 	c.SetContext(context.Background())
 	return c
+}
+
+// clusterDefaults opens Istio's ports, unless the command line says otherwise.
+func clusterDefaults(cmd *cobra.Command, o *controlplane.Options) {
+	for flag, def := range map[string]struct {
+		to *string
+		at string
+	}{
+		"xds-address": {&o.SecureAddress, ":15012"}, "xds-plaintext-address": {&o.PlainAddress, ":15010"}, "debug-address": {&o.DebugAddress, ":15014"},
+	} {
+		if !cmd.Flags().Changed(flag) {
+			*def.to = def.at
+		}
+	}
 }

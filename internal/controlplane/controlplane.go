@@ -31,17 +31,22 @@ type Options struct {
 	// Name of the mesh, for status.
 	Name    string
 	Version string
-	// ConfigDir is the directory of the configuration; required.
+	// ConfigDir is the directory of the configuration; required unless
+	// Kubernetes is set.
 	ConfigDir string
+	// Kubernetes makes a cluster's API server the source of the configuration.
+	Kubernetes *Kubernetes
 	// StateDir keeps the authority's root and token key; required for SecureAddress.
 	StateDir string
 	// Socket is the path of the local interface's Unix socket.
 	Socket string
 	// SecureAddress serves discovery and certificates over TLS (Istio's 15012).
 	SecureAddress string
-	// PlainAddress serves discovery without secrets (Istio's 15010); loopback only.
+	// PlainAddress serves discovery without secrets (Istio's 15010); loopback
+	// only, except in a cluster.
 	PlainAddress string
-	// DebugAddress serves metrics and /debug (Istio's 15014); loopback only.
+	// DebugAddress serves metrics and /debug (Istio's 15014); loopback only,
+	// except in a cluster, where /debug still answers loopback callers only.
 	DebugAddress string
 	// TrustDomain of the identities; empty: the mesh configuration's.
 	TrustDomain string
@@ -55,16 +60,27 @@ const maxConnectionAge = 30 * time.Minute
 // drainTime is how long streams may take to end when the program stops.
 const drainTime = 2 * time.Second
 
+// objectStore is where configuration comes from: a directory or a cluster.
+type objectStore interface {
+	config.Store
+	// Problems lists what is wrong with what is stored.
+	Problems() []*config.Problem
+	// Close ends watching.
+	Close() error
+}
+
 // plane is a running control plane.
 type plane struct {
 	opts      Options
 	log       *slog.Logger
 	started   time.Time
-	store     *dir.Store
+	store     objectStore
+	cluster   *cluster // nil outside Kubernetes
 	publisher *publisher
 	ads       *ads.Server
 	authority *ca.Authority
-	tokens    *ca.Tokens
+	tokens    *ca.Tokens         // of a local mesh
+	callers   []ca.Authenticator // who may have certificates
 	caServer  *ca.Server
 	addresses map[string]string
 
@@ -80,21 +96,19 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	p := &plane{opts: opts, log: opts.Log, started: time.Now(), addresses: map[string]string{}}
 	defer p.close()
-	store, err := dir.Open(opts.ConfigDir, dir.Options{Log: opts.Log})
-	if err != nil {
-		return fmt.Errorf("configuration in %s: %w", opts.ConfigDir, err)
-	}
-	p.onClose(func() { _ = store.Close() }) // only stops watching
-	p.store = store
-	p.publisher = newPublisher(opts.Log)
-	p.ads = ads.NewServer(p.publisher, ads.Options{Log: opts.Log})
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if err := p.openStore(ctx); err != nil {
+		return err
+	}
+	p.onClose(func() { _ = p.store.Close() }) // only stops watching
+	p.publisher = newPublisher(opts.Log)
+	p.ads = ads.NewServer(p.publisher, ads.Options{Log: opts.Log})
 	if err := p.openAuthority(ctx); err != nil {
 		return err
 	}
 	var watching sync.WaitGroup
-	watching.Go(func() { p.publisher.follow(ctx, store.Watch(ctx)) })
+	watching.Go(func() { p.publisher.follow(ctx, p.store.Watch(ctx)) })
 	p.onClose(watching.Wait)
 	p.onClose(func() { cancel(nil) })
 	select {
@@ -105,7 +119,7 @@ func Run(ctx context.Context, opts Options) error {
 	// Decoding and the first build leave a lot behind that is not needed again.
 	debug.FreeOSMemory()
 	fail := func(err error) { cancel(err) }
-	if err := errors.Join(p.servePlain(fail), p.serveSecure(fail), p.serveDebug(fail), p.serveSocket(fail)); err != nil {
+	if err := errors.Join(p.servePlain(fail), p.serveSecure(fail), p.serveDebug(fail), p.serveSocket(fail), p.serveCluster(ctx, fail)); err != nil {
 		return err
 	}
 	p.log.Info("control plane is ready", "name", opts.Name, "addresses", p.addresses, "config", opts.ConfigDir)
@@ -133,30 +147,59 @@ func (p *plane) close() {
 	}
 }
 
+func (p *plane) openStore(ctx context.Context) error {
+	if p.opts.Kubernetes != nil {
+		return p.openCluster(ctx)
+	}
+	store, err := dir.Open(p.opts.ConfigDir, dir.Options{Log: p.opts.Log})
+	if err != nil {
+		return fmt.Errorf("configuration in %s: %w", p.opts.ConfigDir, err)
+	}
+	p.store = store
+	return nil
+}
+
+// trustDomain is the one of the options, else of the mesh configuration.
+func (p *plane) trustDomain(ctx context.Context) (string, error) {
+	if p.opts.TrustDomain != "" {
+		return p.opts.TrustDomain, nil
+	}
+	o, err := p.store.Get(ctx, config.MeshConfigKey)
+	if errors.Is(err, config.ErrNotFound) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	return o.Spec.(*meshv1alpha1.MeshConfig).TrustDomain, nil
+}
+
 func (p *plane) openAuthority(ctx context.Context) error {
+	domain, err := p.trustDomain(ctx)
+	if err != nil {
+		return err
+	}
+	if p.cluster != nil {
+		return p.cluster.openAuthority(ctx, p, domain)
+	}
 	if p.opts.StateDir == "" {
 		return nil
-	}
-	domain := p.opts.TrustDomain
-	if domain == "" {
-		if o, err := p.store.Get(ctx, config.MeshConfigKey); err == nil {
-			domain = o.Spec.(*meshv1alpha1.MeshConfig).TrustDomain
-		} else if !errors.Is(err, config.ErrNotFound) {
-			return err
-		}
 	}
 	a, tokens, err := ca.OpenDir(p.authorityDir(), ca.Options{TrustDomain: domain})
 	if err != nil {
 		return fmt.Errorf("authority in %s: %w", p.authorityDir(), err)
 	}
 	p.authority, p.tokens = a, tokens
+	p.callers = []ca.Authenticator{
+		&ca.CertificateAuthenticator{TrustDomain: a.TrustDomain()},
+		&ca.TokenAuthenticator{Verify: tokens.Verify, TrustDomain: a.TrustDomain()},
+	}
 	return nil
 }
 
 func (p *plane) authorityDir() string { return filepath.Join(p.opts.StateDir, "ca") }
 
 func (p *plane) rootFile() string {
-	if p.authority == nil {
+	if p.tokens == nil {
 		return ""
 	}
 	return filepath.Join(p.authorityDir(), ca.RootFile)
@@ -188,8 +231,10 @@ func (p *plane) servePlain(fail func(error)) error {
 	if p.opts.PlainAddress == "" {
 		return nil
 	}
-	if err := loopback(p.opts.PlainAddress); err != nil {
-		return err
+	if p.cluster == nil {
+		if err := loopback(p.opts.PlainAddress); err != nil {
+			return err
+		}
 	}
 	l, err := p.listen("xds-plaintext", p.opts.PlainAddress)
 	if err != nil {
@@ -216,21 +261,16 @@ func (p *plane) serveSecure(fail func(error)) error {
 	if err != nil {
 		return err
 	}
-	domain := p.authority.TrustDomain()
-	known := []ca.Authenticator{
-		&ca.CertificateAuthenticator{TrustDomain: domain},
-		&ca.TokenAuthenticator{Verify: p.tokens.Verify, TrustDomain: domain},
-	}
 	opts := append(ads.GRPCOptions(maxConnectionAge), grpc.Creds(credentials.NewTLS(serving.TLSConfig())))
 	s := grpc.NewServer(opts...)
 	p.ads.Register(s, ads.Access{Authenticate: func(ctx context.Context) (string, error) {
-		caller, err := ca.Authenticate(ctx, known...)
+		caller, err := ca.Authenticate(ctx, p.callers...)
 		if err != nil {
 			return "", err
 		}
 		return caller.ID.String(), nil
 	}})
-	p.caServer = ca.NewServer(p.authority, p.log, known...)
+	p.caServer = ca.NewServer(p.authority, p.log, p.callers...)
 	p.caServer.Register(s)
 	p.serve(s, l, fail)
 	return nil

@@ -20,13 +20,16 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // serveDebug serves Istio's monitoring port: /ready, /metrics, /version and a
-// part of /debug. It reads only and is on loopback only.
+// part of /debug. It reads only and is on loopback only, but for a cluster:
+// there everybody may read the metrics, and who has a port forwarded the rest.
 func (p *plane) serveDebug(fail func(error)) error {
 	if p.opts.DebugAddress == "" {
 		return nil
 	}
-	if err := loopback(p.opts.DebugAddress); err != nil {
-		return err
+	if p.cluster == nil {
+		if err := loopback(p.opts.DebugAddress); err != nil {
+			return err
+		}
 	}
 	l, err := p.listen("debug", p.opts.DebugAddress)
 	if err != nil {
@@ -39,11 +42,29 @@ func (p *plane) serveDebug(fail func(error)) error {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		p.metrics(w)
 	})
-	handle(mux, "GET /debug/adsz", func(*http.Request) ([]ads.ClientStatus, error) { return p.ads.Status(), nil })
-	handle(mux, "GET /debug/syncz", func(*http.Request) ([]ads.SyncStatus, error) { return ads.SyncZ(p.ads.Status()), nil })
-	handle(mux, "GET /debug/graphz", func(*http.Request) (any, error) { return p.publisher.dump(), nil })
-	p.serveHTTP(l, hostGuard(mux), 30*time.Second, fail)
+	debug := http.NewServeMux()
+	handle(debug, "GET /debug/adsz", func(*http.Request) ([]ads.ClientStatus, error) { return p.ads.Status(), nil })
+	handle(debug, "GET /debug/syncz", func(*http.Request) ([]ads.SyncStatus, error) { return ads.SyncZ(p.ads.Status()), nil })
+	handle(debug, "GET /debug/graphz", func(*http.Request) (any, error) { return p.publisher.dump(), nil })
+	mux.Handle("/debug/", callerGuard(hostGuard(debug)))
+	if p.cluster != nil {
+		p.serveHTTP(l, mux, 30*time.Second, fail)
+	} else {
+		p.serveHTTP(l, hostGuard(mux), 30*time.Second, fail)
+	}
 	return nil
+}
+
+// callerGuard refuses requests from other machines.
+func callerGuard(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			http.Error(w, "this page is for the machine itself; use a port-forward", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // hostGuard refuses requests that a browser was tricked into making to a

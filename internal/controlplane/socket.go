@@ -75,15 +75,21 @@ func (p *plane) serveHTTP(l net.Listener, h http.Handler, answer time.Duration, 
 }
 
 func (p *plane) socketHandler() http.Handler {
+	mux := p.readHandler()
+	handle(mux, "PUT "+api.PathObjects, p.apply)
+	handle(mux, "DELETE "+api.PathObjects, p.delete)
+	handle(mux, "POST "+api.PathToken, p.token)
+	return mux
+}
+
+// readHandler is the part of the interface that changes nothing.
+func (p *plane) readHandler() *http.ServeMux {
 	mux := http.NewServeMux()
 	handle(mux, "GET "+api.PathVersion, p.version)
 	handle(mux, "GET "+api.PathObjects, p.list)
-	handle(mux, "PUT "+api.PathObjects, p.apply)
-	handle(mux, "DELETE "+api.PathObjects, p.delete)
 	handle(mux, "GET "+api.PathProxies, p.proxies)
 	handle(mux, "POST "+api.PathWait, p.wait)
 	handle(mux, "GET "+api.PathFindings, p.findings)
-	handle(mux, "POST "+api.PathToken, p.token)
 	return mux
 }
 
@@ -254,7 +260,18 @@ func (p *plane) wait(r *http.Request) (*api.WaitResponse, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), min(cmp.Or(in.Timeout, defaultWait), maxWait))
 	defer cancel()
-	progress, err := p.ads.Await(ctx, cmp.Or(in.Epoch, p.publisher.current()))
+	epoch := cmp.Or(in.Epoch, p.publisher.current())
+	if in.Object != nil {
+		kind, err := kindOf(in.Object.Kind)
+		if err != nil {
+			return nil, err
+		}
+		key := config.Key{Kind: kind, Namespace: in.Object.Namespace, Name: in.Object.Name}
+		if epoch, err = p.publisher.await(ctx, key, in.Object.ResourceVersion); err != nil {
+			return nil, fmt.Errorf("%s has not come to the control plane as it was stored: %w", key, err)
+		}
+	}
+	progress, err := p.ads.Await(ctx, epoch)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, err
 	}

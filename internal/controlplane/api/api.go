@@ -84,6 +84,18 @@ type ApplyResponse struct {
 type WaitRequest struct {
 	Epoch   uint64        `json:"epoch"`
 	Timeout time.Duration `json:"timeout"` // nanoseconds; 0 means 10 s
+	// Object, when set, waits first until this change has come from where it
+	// was stored, and then for its epoch: the way of whoever applied an object
+	// to a cluster's API server.
+	Object *StoredObject `json:"object,omitempty"`
+}
+
+// StoredObject is one version of one object; without a version, its absence.
+type StoredObject struct {
+	Kind            string `json:"kind"` // any name kubectl knows
+	Namespace       string `json:"namespace"`
+	Name            string `json:"name"`
+	ResourceVersion string `json:"resourceVersion,omitempty"`
 }
 
 // WaitResponse tells whether every affected proxy acknowledged the epoch.
