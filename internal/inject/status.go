@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // status is the annotation sidecar.istio.io/status: what an injection has added.
@@ -72,8 +73,12 @@ func (i *injection) recordStatus() error {
 func (i *injection) setMetadata() {
 	m := &i.pod.ObjectMeta
 	name, revision := canonical(i.original.Labels, i.workload)
-	setDefault(&m.Labels, "service.istio.io/canonical-name", name)
-	setDefault(&m.Labels, "service.istio.io/canonical-revision", revision)
+	for key, value := range map[string]string{"service.istio.io/canonical-name": name, "service.istio.io/canonical-revision": revision} {
+		// The name of a workload may be longer than a label's value.
+		if len(validation.IsValidLabelValue(value)) == 0 {
+			setDefault(&m.Labels, key, value)
+		}
+	}
 	setDefault(&m.Labels, "security.istio.io/tlsMode", "istio")
 	if m.Annotations == nil {
 		m.Annotations = map[string]string{}
