@@ -277,7 +277,10 @@ func (in *GatewayInput) routeConfig(name string, servers []gatewayServer) *mesh.
 			}
 		}
 		in.bound(s, func(o *config.Object, h string) {
-			key := refOf(s.owner).String() + "|" + refOf(o).String() + "|" + h
+			key := refOf(o).String() + "|" + h
+			if looksAtGateways(o) {
+				key += "|" + refOf(s.owner).String()
+			}
 			if done[key] {
 				return
 			}
@@ -308,6 +311,14 @@ func (in *GatewayInput) routeConfig(name string, servers []gatewayServer) *mesh.
 		rc.Hosts = []*mesh.VirtualHost{{Name: "blackhole:" + portName(port), Domains: []string{"*"}}}
 	}
 	return rc
+}
+
+// looksAtGateways tells whether the routes of a VirtualService differ between
+// the gateways that it is bound to.
+func looksAtGateways(o *config.Object) bool {
+	return slices.ContainsFunc(o.Spec.(*networking.VirtualService).Http, func(r *networking.HTTPRoute) bool {
+		return r.Delegate != nil || slices.ContainsFunc(r.Match, func(m *networking.HTTPMatchRequest) bool { return len(m.Gateways) > 0 })
+	})
 }
 
 func rankCatchAll(r *mesh.Route) int {

@@ -37,6 +37,10 @@ type Options struct {
 	AccessLog        *mesh.AccessLog
 	DefaultRetry     *networking.HTTPRetry
 
+	IngressMode     meshv1alpha1.MeshConfig_IngressControllerMode
+	IngressClass    string
+	IngressSelector string // of gateways' label istio
+
 	ServiceExport, RouteExport, RuleExport mesh.Visibility
 }
 
@@ -57,9 +61,15 @@ func NewOptions(m *meshv1alpha1.MeshConfig) *Options {
 		InboundPort:      orDefault(uint32(m.ProxyInboundListenPort), 15006),
 		DefaultRetry:     m.DefaultHttpRetryPolicy,
 		AccessLog:        accessLog(m),
+		IngressMode:      m.IngressControllerMode,
+		IngressClass:     orDefault(m.IngressClass, "istio"),
+		IngressSelector:  orDefault(m.IngressSelector, "ingressgateway"),
 		ServiceExport:    exportDefault(m.DefaultServiceExportTo),
 		RouteExport:      exportDefault(m.DefaultVirtualServiceExportTo),
 		RuleExport:       exportDefault(m.DefaultDestinationRuleExportTo),
+	}
+	if o.IngressMode == meshv1alpha1.MeshConfig_UNSPECIFIED {
+		o.IngressMode = meshv1alpha1.MeshConfig_STRICT
 	}
 	if p := m.InboundTrafficPolicy; p != nil {
 		o.InboundLocalhost = p.Mode == meshv1alpha1.MeshConfig_InboundTrafficPolicy_LOCALHOST

@@ -16,6 +16,7 @@ import (
 // clusterSources are Kubernetes' own objects.
 type clusterSources struct {
 	services, slices, pods, nodes, secrets objects
+	ingresses, ingressClasses              objects
 
 	slicesOf *graph.Index[compile.Ref, compile.Ref, *config.Object] // by Service
 	podsByNS *graph.Index[string, compile.Ref, *config.Object]
@@ -25,7 +26,7 @@ type clusterSources struct {
 
 func newClusterSources(g *graph.Graph, source func(*config.Kind) objects) clusterSources {
 	s := clusterSources{
-		secrets:  source(config.Secret),
+		secrets: source(config.Secret), ingresses: source(config.Ingress), ingressClasses: source(config.IngressClass),
 		services: source(config.Service), slices: source(config.EndpointSlice), pods: source(config.Pod), nodes: source(config.Node),
 	}
 	s.slicesOf = graph.NewIndex(g, "endpointslices/service", s.slices, func(_ compile.Ref, o *config.Object) []compile.Ref {

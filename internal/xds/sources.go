@@ -23,10 +23,10 @@ type sources struct {
 	options *graph.Source[int, *compile.Options] // key 0
 	classes *graph.Source[Class, bool]
 
-	entries   objects // ServiceEntry
-	rules     objects // DestinationRule
-	routings  objects // VirtualService
-	gateways  objects
+	entries   objects    // ServiceEntry
+	rules     objects    // DestinationRule
+	routings  collection // VirtualService, generated ones too
+	gateways  collection // generated ones too
 	sidecars  objects
 	peers     objects
 	workloads objects // WorkloadEntry
@@ -66,10 +66,10 @@ func newSources(g *graph.Graph) *sources {
 	}
 	s.options = graph.NewSource[int](g, "options", deep[*compile.Options])
 	s.classes = graph.NewSource[Class, bool](g, "classes", nil)
-	s.entries, s.rules, s.routings = source(config.ServiceEntry), source(config.DestinationRule), source(config.VirtualService)
-	s.gateways, s.sidecars, s.peers = source(config.Gateway), source(config.Sidecar), source(config.PeerAuthentication)
+	s.entries, s.rules, s.sidecars, s.peers = source(config.ServiceEntry), source(config.DestinationRule), source(config.Sidecar), source(config.PeerAuthentication)
 	s.workloads = source(config.WorkloadEntry)
 	s.cluster = newClusterSources(g, source)
+	s.joinGenerated(g, source(config.Gateway), source(config.VirtualService))
 	namespace := func(k compile.Ref, _ *config.Object) []string { return []string{k.Namespace} }
 	s.sidecarsByNS = graph.NewIndex(g, "sidecars/namespace", s.sidecars, namespace)
 	s.peersByNS = graph.NewIndex(g, "peers/namespace", s.peers, namespace)
