@@ -26,6 +26,7 @@ import (
 	"github.com/lateen-mesh/lateen/internal/proxy/admin"
 	"github.com/lateen-mesh/lateen/internal/proxy/bootstrap"
 	"github.com/lateen-mesh/lateen/internal/proxy/cluster"
+	"github.com/lateen-mesh/lateen/internal/proxy/dns"
 	"github.com/lateen-mesh/lateen/internal/proxy/listener"
 	"github.com/lateen-mesh/lateen/internal/proxy/secret"
 	"github.com/lateen-mesh/lateen/internal/proxy/telemetry"
@@ -66,6 +67,11 @@ type Options struct {
 	// HealthAddress is where /healthz/ready is served, empty: the node's
 	// metadata decides (ENVOY_STATUS_PORT, on the admin port's host).
 	HealthAddress string
+	// ResolvConf names the servers of the DNS proxy; empty: /etc/resolv.conf.
+	// DNSAddresses are where it listens; nil: 127.0.0.1:15053 and [::1]:15053.
+	// There is one when the node's metadata has DNS_CAPTURE.
+	ResolvConf   string
+	DNSAddresses []string
 	// MaxConnections bounds downstream connections; 0 takes half of the
 	// descriptors the process may have.
 	MaxConnections int64
@@ -91,6 +97,7 @@ type Server struct {
 	listeners *listener.Manager
 	xds       *xdsclient.Client // nil without a control plane
 	sink      *sink
+	dns       *dns.Server      // nil: DNS is not captured
 	identity  *secret.Identity // nil without a token
 	memory    memory
 
@@ -155,7 +162,7 @@ func newServer(bs *bootstrap.Bootstrap, o Options) (*Server, error) {
 	s.registry.Server.SetState(telemetry.StateInitializing)
 	s.registry.Server.StartTimeUnix.Set(s.started.Unix())
 	s.registry.GaugeFunc("server.total_connections_open", s.listeners.Connections)
-	return s, nil
+	return s, s.newDNS()
 }
 
 // connectionBound is half of the descriptors the process may have: each
@@ -181,6 +188,9 @@ func (s *Server) run(ctx context.Context) error {
 		s.sinks.Close(time.Second)
 	}()
 	if err := s.applyStatic(); err != nil {
+		return err
+	}
+	if err := s.startDNS(running, &wg); err != nil {
 		return err
 	}
 	if err := s.startControlPlane(running, &wg); err != nil {
@@ -304,6 +314,9 @@ func (s *Server) Waiting() string {
 		}
 		if s.bs.LDS && !s.xds.Received(xdsclient.Listeners) {
 			missing = append(missing, "listeners")
+		}
+		if s.dns != nil && !s.dns.Ready() {
+			missing = append(missing, "DNS names")
 		}
 		if len(missing) > 0 {
 			text := "config not received from the control plane: " + strings.Join(missing, ", ")

@@ -65,7 +65,7 @@ func (s *Server) startControlPlane(ctx context.Context, wg *sync.WaitGroup) erro
 	s.sink = &sink{s: s}
 	s.xds = xdsclient.New(xdsclient.Config{
 		Node: s.node(), Dial: g.Dial, Sink: s.sink, Registry: s.registry, Log: s.log,
-		CDS: s.bs.CDS, LDS: s.bs.LDS, Settled: s.sink.settled,
+		CDS: s.bs.CDS, LDS: s.bs.LDS, NDS: s.dns != nil, Settled: s.sink.settled,
 	})
 	want := func(name string) {
 		s.wantMu.Lock()

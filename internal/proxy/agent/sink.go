@@ -56,6 +56,8 @@ func (k *sink) Apply(t xdsclient.Type, changed []xdsclient.Resource, removed []s
 			hosts[i] = route.HostResource{Name: r.Name, Version: r.Version, Host: r.Message.(*routev3.VirtualHost)}
 		}
 		return k.s.routes.setHosts(hosts, removed)
+	case xdsclient.NameTables:
+		return k.s.applyNames(changed)
 	}
 	return nil
 }
@@ -95,6 +97,9 @@ func (k *sink) settled(t xdsclient.Type) {
 			k.s.routes.hostsComplete()
 		}
 		k.applied = false
+	}
+	if t == xdsclient.NameTables && !k.s.dns.Ready() {
+		k.s.applyNames(nil) // the answer was empty
 	}
 	k.s.rewarm()
 	k.s.memory.pushed()

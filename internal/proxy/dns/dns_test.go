@@ -129,8 +129,8 @@ func start(t *testing.T, u *upstream, servers ...string) *Server {
 		o.Resolv.Servers = append([]netip.Addr{netip.MustParseAddr(s)}, o.Resolv.Servers...)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := Listen(ctx, o)
-	if err != nil {
+	s := New(o)
+	if err := s.Listen(ctx); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
@@ -422,13 +422,7 @@ func FuzzQuery(f *testing.F) {
 		f.Add(b, false)
 		f.Add(b, true)
 	}
-	s := &Server{}
-	var err error
-	if s, err = Listen(context.Background(), Options{Addresses: []string{"127.0.0.1:0"}, Namespace: "default", Domain: "svc.cluster.local"}); err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(s.close)
-	s.place.search = []string{"default.svc.cluster.local"}
+	s := New(Options{Namespace: "default", Domain: "svc.cluster.local", Resolv: ResolvConf{Search: []string{"default.svc.cluster.local"}}})
 	s.Update(names)
 	f.Fuzz(func(t *testing.T, b []byte, tcp bool) {
 		q, answer := s.begin(b, tcp)

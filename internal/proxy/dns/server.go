@@ -63,8 +63,8 @@ type Server struct {
 	requests, upstream, failures, malformed *telemetry.Counter
 }
 
-// Listen opens the addresses; Run serves them.
-func Listen(ctx context.Context, o Options) (*Server, error) {
+// New makes a server without opening anything.
+func New(o Options) *Server {
 	if o.Addresses == nil {
 		o.Addresses = DefaultAddresses
 	}
@@ -87,8 +87,13 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	for _, a := range o.Resolv.Servers {
 		s.forward.servers = append(s.forward.servers, netip.AddrPortFrom(a, o.UpstreamPort))
 	}
+	return s
+}
+
+// Listen opens the addresses; Run, which is called after it, serves them.
+func (s *Server) Listen(ctx context.Context) error {
 	var missing error
-	for _, a := range o.Addresses {
+	for _, a := range s.opts.Addresses {
 		err := s.open(ctx, a)
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
 			missing = err
@@ -96,13 +101,13 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 		}
 		if err != nil {
 			s.close()
-			return nil, err
+			return err
 		}
 	}
 	if len(s.listeners) == 0 {
-		return nil, fmt.Errorf("listen for DNS: no address: %w", missing)
+		return fmt.Errorf("listen for DNS: no address: %w", missing)
 	}
-	return s, nil
+	return nil
 }
 
 func (s *Server) open(ctx context.Context, address string) error {

@@ -47,6 +47,9 @@ type Resource struct {
 	body    []byte
 }
 
+// Body is the serialized message.
+func (r *Resource) Body() []byte { return r.body }
+
 // Sink takes configuration. Its methods are called by one goroutine.
 type Sink interface {
 	// Apply takes new and changed resources of one type and removes names. The
@@ -65,8 +68,8 @@ type Config struct {
 	Sink     Sink
 	Registry *telemetry.Registry // nil: counts go nowhere
 	Log      *slog.Logger        // nil: no log
-	// CDS and LDS say which wildcard types are asked for.
-	CDS, LDS bool
+	// CDS, LDS and NDS say which wildcard types are asked for.
+	CDS, LDS, NDS bool
 	// Jitter gives a number in [0, 1); nil means math/rand/v2.
 	Jitter func() float64
 	// Settled is called after a response was applied and before the client waits
@@ -238,7 +241,7 @@ func (s *session) open() error {
 }
 
 func (s *session) wantsAll(t Type) bool {
-	return t == Clusters && s.c.cfg.CDS || t == Listeners && s.c.cfg.LDS
+	return t == Clusters && s.c.cfg.CDS || t == Listeners && s.c.cfg.LDS || t == NameTables && s.c.cfg.NDS
 }
 
 func (s *session) first(t Type, names []string) error {

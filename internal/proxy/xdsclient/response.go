@@ -81,6 +81,12 @@ func decodeOne(t Type, d *discoveryv3.Resource) (Resource, error) {
 	if u := d.GetResource().GetTypeUrl(); u != infos[t].url {
 		return res, fmt.Errorf("type %q in a response of type %q", u, infos[t].url)
 	}
+	if infos[t].opaque {
+		if res.Name == "" { // istiod names its one table nothing
+			res.Name = infos[t].short
+		}
+		return res, nil
+	}
 	m := infos[t].empty()
 	if err := proto.Unmarshal(res.body, m); err != nil {
 		return res, fmt.Errorf("decode: %w", err)

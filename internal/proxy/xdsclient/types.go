@@ -23,6 +23,9 @@ const (
 	Listeners
 	Routes
 	VirtualHosts
+	// NameTables are the DNS proxy's (istio.networking.nds.v1.NameTable). Their
+	// resources are not decoded: the sink reads Resource.Body.
+	NameTables
 	numTypes
 )
 
@@ -30,6 +33,7 @@ type typeInfo struct {
 	url      string
 	short    string // as in cluster_manager.cds
 	wildcard bool   // subscribed to as a whole
+	opaque   bool   // the sink decodes
 	scope    string // of its statistics, "" for none
 	empty    func() proto.Message
 	name     func(proto.Message) string
@@ -67,6 +71,9 @@ var infos = [numTypes]typeInfo{
 		// A virtual host does not know its route configuration: the resource's
 		// name says it.
 		name: func(proto.Message) string { return "" },
+	},
+	NameTables: {
+		url: "type.googleapis.com/istio.networking.nds.v1.NameTable", short: "nds", wildcard: true, opaque: true, scope: "dns.nds.",
 	},
 }
 
