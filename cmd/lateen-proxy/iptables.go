@@ -216,7 +216,7 @@ func (s *iptablesFlags) run(c *capture.Config, host netip.Addr, log *slog.Logger
 	if err != nil {
 		return 1, fmt.Errorf("--iptables-probe-port: %w", err)
 	}
-	p := capture.Probe{Host: host, Port: port, Timeout: s.probeTimeout}
+	p := capture.Probe{Host: host, Port: port, Timeout: s.probeTimeout, User: uint32(os.Geteuid())}
 	if err := p.Validate(ctx, c); err != nil {
 		return exitValidation, fmt.Errorf("the rules do not work; with a CNI plugin, the pod may have been started before the node was ready and has to be deleted: %w", err)
 	}

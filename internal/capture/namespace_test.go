@@ -124,14 +124,19 @@ func TestRedirects(t *testing.T) {
 		}
 	})
 	t.Run("the probe passes", func(t *testing.T) {
-		// As root: the outbound way. The ports are taken, so that another one is
-		// the proxy's here.
-		c := c
-		c.ProxyPort = 25001
+		c := c // the ports are taken, so that others are the proxy's here
+		c.ProxyPort, c.InboundCapturePort = 25001, 25006
 		pod.apply(t, c)
-		pod.must(t, func() error {
-			return Probe{Host: pod4, Port: 15002, Timeout: patience}.Validate(context.Background(), &c)
-		})
+		for _, host := range []netip.Addr{pod4, pod6} {
+			for _, user := range []int{0, proxy} { // the outbound way and the inbound one
+				pod.as(user, func() {
+					p := Probe{Host: host, Port: 15002, Timeout: patience, User: uint32(user)}
+					if err := p.Validate(t.Context(), &c); err != nil {
+						t.Errorf("%s as %d: %v", host, user, err)
+					}
+				})
+			}
+		}
 	})
 }
 

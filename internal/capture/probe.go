@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -21,6 +20,7 @@ type Probe struct {
 	Host    netip.Addr    // an address of the pod, not of its loopback interface
 	Port    uint16        // a port nobody listens on (15002)
 	Timeout time.Duration // of the whole try
+	User    uint32        // who this process is
 }
 
 // Validate connects through the rules and sees where the connection arrives.
@@ -64,7 +64,7 @@ func (p Probe) target(c *Config) (netip.AddrPort, uint16, error) {
 	if !p.Host.IsValid() {
 		return netip.AddrPort{}, 0, errors.New("no address of the pod was found to try the rules with")
 	}
-	if slices.Contains(c.ProxyUID, uint32(os.Geteuid())) {
+	if slices.Contains(c.ProxyUID, p.User) {
 		return netip.AddrPortFrom(p.Host, p.Port), c.InboundCapturePort, nil
 	}
 	// An address that nobody has (RFC 5737, RFC 3849): redirected, it is reached.
