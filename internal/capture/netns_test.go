@@ -138,12 +138,6 @@ func pair(t *testing.T) (pod, peer *namespace) {
 	return pod, peer
 }
 
-// landed is a connection that a listener took.
-type landed struct {
-	port     uint16         // of the listener
-	original netip.AddrPort // SO_ORIGINAL_DST, invalid when there is none
-}
-
 // listen accepts connections on a port of the namespace as a user and says of
 // each on the connection itself where it landed and where it was meant to go.
 func (n *namespace) listen(t *testing.T, user int, ports ...int) {

@@ -35,6 +35,8 @@ type listener struct {
 	hash    [sha256.Size]byte
 	specs   []socketSpec // none with bind_to_port: false
 	address netip.AddrPort
+	// addresses are address and the additional ones, for the hand-off.
+	addresses []netip.AddrPort
 	// bound says that the listener has sockets of its own.
 	bound bool
 
@@ -153,6 +155,7 @@ func (l *listener) sockets(msg *listenerv3.Listener) error {
 			if i == 0 {
 				l.address = ap
 			}
+			l.addresses = append(l.addresses, ap)
 		}
 		if bind {
 			l.specs = append(l.specs, spec)

@@ -305,8 +305,8 @@ func (m *Manager) endLaterLocked(c *chain) {
 func (m *Manager) publishLocked() {
 	t := make(map[netip.AddrPort]*listener, len(m.listeners))
 	for _, l := range m.listeners {
-		if l.address.IsValid() {
-			t[l.address] = l
+		for _, a := range l.addresses {
+			t[a] = l
 		}
 	}
 	m.byAddr.Store(&t)
