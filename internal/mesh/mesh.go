@@ -123,6 +123,15 @@ func (v Visibility) Allows(owner, client string) bool {
 	return false
 }
 
+// Name is a host as a DNS proxy answers for it.
+type Name struct {
+	Host      string
+	IPs       []string
+	Registry  string // Kubernetes or External
+	Shortname string // of the cluster's hosts, below their namespace
+	Namespace string
+}
+
 // Endpoint is one workload of a service.
 type Endpoint struct {
 	Address        string // IP address or, for DNS resolution, a name

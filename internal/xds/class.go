@@ -25,6 +25,8 @@ type Class struct {
 	Pod, Addresses string
 	// OnDemand: virtual hosts are resources of their own.
 	OnDemand bool
+	// DNS: the proxy answers the DNS queries of its pod.
+	DNS bool
 	// PublishOn and PublishedPorts ("8080=18080,...") are a gateway's, see
 	// compile.Workload.
 	PublishOn, PublishedPorts string
@@ -59,7 +61,7 @@ func (c Class) workload() compile.Workload {
 
 // ClassOf reads a node as Istio's proxies describe themselves: the id
 // <type>~<ip>~<name>.<namespace>~<domain> and the metadata NAMESPACE, LABELS,
-// INTERCEPTION_MODE, INSTANCE_IPS, GENERATOR, and our own LATEEN_VHDS, which counts only for
+// INTERCEPTION_MODE, INSTANCE_IPS, DNS_CAPTURE, GENERATOR, and our own LATEEN_VHDS, which counts only for
 // a delta client, and a gateway's LATEEN_PUBLISH_ON and LATEEN_PUBLISHED_PORTS.
 func ClassOf(node *corev3.Node, delta bool) (Class, error) {
 	parts := strings.Split(node.GetId(), "~")
@@ -105,6 +107,7 @@ func ClassOf(node *corev3.Node, delta bool) (Class, error) {
 		}
 		c.PublishedPorts = meta("LATEEN_PUBLISHED_PORTS")
 	}
+	c.DNS = meta("DNS_CAPTURE") == "true"
 	c.OnDemand = delta && meta("LATEEN_VHDS") == "true"
 	c.Labels = labelsOf(node)
 	return c, nil

@@ -224,6 +224,9 @@ func accepted(t testing.TB, v *View) {
 			if i > 0 && set[i-1].Name >= r.Name {
 				t.Errorf("%s: %q does not sort before %q", typ, set[i-1].Name, r.Name)
 			}
+			if typ == NameTableType {
+				continue // no message of a module
+			}
 			if err := fieldpolicy.Check(decode(t, r)); err != nil {
 				t.Errorf("%s %s: %v", typ, r.Name, err)
 			}

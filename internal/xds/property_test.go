@@ -64,7 +64,7 @@ var classes = []Class{
 	{Mode: compile.ModeRedirect, Namespace: "a", Address: "10.0.0.1", Labels: "app=s2", OnDemand: true},
 	{Mode: compile.ModeRedirect, Namespace: "c", Address: "10.0.0.9"},
 	{Mode: compile.ModeRedirect, Namespace: "a", Address: "10.0.1.1", Pod: "p1", Labels: "app=claimed"},
-	{Mode: compile.ModeRedirect, Namespace: "b", Address: "10.0.1.2", Pod: "p2", OnDemand: true},
+	{Mode: compile.ModeRedirect, Namespace: "b", Address: "10.0.1.2", Pod: "p2", OnDemand: true, DNS: true},
 	{Mode: compile.ModeProxyless, Namespace: "b"},
 	{Mode: compile.ModeGateway, Namespace: "istio-system", Address: "127.0.1.9", Labels: "istio=gw", OnDemand: true},
 	{Mode: compile.ModeGateway, Namespace: "a", Address: "127.0.1.8", Labels: "istio=gw"},

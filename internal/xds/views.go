@@ -42,11 +42,12 @@ type views struct {
 	clusters  *graph.Table[joinKey, Set]
 	listeners *graph.Table[Class, Set]
 	secrets   *graph.Table[Class, *secretState] // of gateways
+	names     *graph.Table[scopeKey, Set]       // of DNS proxies
 	// sets are by type, in the order of viewTypes.
 	sets *graph.Table[Class, *viewSets]
 }
 
-var viewTypes = [...]string{ClusterType, EndpointType, ListenerType, RouteType, VirtualHostType, SecretType}
+var viewTypes = [...]string{ClusterType, EndpointType, ListenerType, RouteType, VirtualHostType, SecretType, NameTableType}
 
 type viewSets [len(viewTypes)]Set
 
@@ -76,6 +77,7 @@ func newViews(g *graph.Graph, s *sources, in *Interner) *views {
 	v.inbound = graph.Map(g, "inbound", s.classes, v.compileInbound, sameSide)
 	v.gateway = graph.Map(g, "gateways-of-class", s.classes, v.compileGateway, sameSide)
 	v.deriveSecrets(g)
+	v.deriveNames(g)
 	v.joinClusters(g)
 	v.listeners = graph.Map(g, "listeners-of-class", s.classes, func(c *graph.Ctx, class Class, _ bool) (Set, bool) {
 		k, _ := graph.Fetch(c, v.scopeOf, class)
@@ -285,7 +287,10 @@ func (v *views) assemble(c *graph.Ctx, class Class, _ bool) (*viewSets, bool) {
 	clusters, _ := graph.Fetch(c, v.clusters, v.joinKey(c, class, own))
 	endpoints, _ := graph.Fetch(c, v.out.endpoints, list)
 	listeners, _ := graph.Fetch(c, v.listeners, class)
-	out := &viewSets{clusters, endpoints, listeners, own.routes, own.hosts, nil}
+	out := &viewSets{clusters, endpoints, listeners, own.routes, own.hosts, nil, nil}
+	if class.DNS {
+		out[6], _ = graph.Fetch(c, v.names, k)
+	}
 	if class.Mode == compile.ModeGateway {
 		if s, ok := graph.Fetch(c, v.secrets, class); ok {
 			out[5] = s.set

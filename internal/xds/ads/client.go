@@ -16,7 +16,7 @@ import (
 
 // The order of pushing, make before break: what is referred to comes before what
 // refers to it, and is removed after it.
-var pushOrder = []string{xds.ClusterType, xds.EndpointType, xds.SecretType, xds.ListenerType, xds.RouteType, xds.VirtualHostType}
+var pushOrder = []string{xds.ClusterType, xds.EndpointType, xds.SecretType, xds.ListenerType, xds.RouteType, xds.VirtualHostType, xds.NameTableType}
 
 const maxTypes = 16 // that a stream may ask for, unknown ones included
 
@@ -37,7 +37,7 @@ func referring(url string) bool {
 
 // whole says that all resources of the type are subscribed to by default, and
 // that a state-of-the-world response holds all of them.
-func whole(url string) bool { return url == xds.ClusterType || url == xds.ListenerType }
+func whole(url string) bool { return url == xds.ClusterType || url == xds.ListenerType || url == xds.NameTableType }
 
 // typeState is one type of resources on one stream. What the proxy has is sent,
 // restricted to what it subscribes to, without what is fresh.
