@@ -28,6 +28,7 @@ const usage = `lateen-proxy is the data plane of the Lateen service mesh.
 
 Usage:
   lateen-proxy run -c FILE [flags]   serve an Envoy v3 bootstrap (YAML or JSON)
+  lateen-proxy istio-iptables ...    redirect a pod's connections to the proxy (see its --help)
   lateen-proxy version               print the version
 
 Examples:
