@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Health is an endpoint's health as the control plane gives it.
@@ -85,13 +88,13 @@ func (h *Host) Address() string {
 	return h.address
 }
 
-// Source is the address to dial the host from, nil when the kernel chooses. A
-// host of the other family than all of the cluster's sources is dialled from
-// the first, and that fails: the control plane asked for it.
-func (h *Host) Source() net.Addr {
+// Bind makes a dialler begin at the cluster's source address. A host of the
+// other family than all of the cluster's sources is dialled from the first, and
+// that fails: the control plane asked for it.
+func (h *Host) Bind(d *net.Dialer) {
 	sources := h.cluster.BindSources
 	if len(sources) == 0 || h.Network() != "tcp" {
-		return nil
+		return
 	}
 	from := sources[0]
 	if to, err := netip.ParseAddrPort(h.Address()); err == nil {
@@ -102,7 +105,18 @@ func (h *Host) Source() net.Addr {
 			}
 		}
 	}
-	return &net.TCPAddr{IP: from.AsSlice()}
+	d.LocalAddr = &net.TCPAddr{IP: from.AsSlice()}
+	d.Control = lateport
+}
+
+// lateport leaves the choice of the local port to connect(2), as Envoy does:
+// chosen at bind(2) a port serves one connection, whatever its destination, and
+// a busy pod runs out of them.
+func lateport(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		// An error means an old kernel, which does as before.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	})
 }
 
 // Network is "tcp" or "unix", as net.Dial takes it.

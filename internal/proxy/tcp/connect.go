@@ -138,7 +138,7 @@ func dial(ctx context.Context, c *cluster.Cluster, h *cluster.Host) (net.Conn, e
 	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
 	defer cancel()
 	d := net.Dialer{KeepAlive: -1}
-	d.LocalAddr = h.Source()
+	h.Bind(&d)
 	if k := c.Keepalive; k != nil {
 		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: k.Idle, Interval: k.Interval, Count: k.Probes}
 	}

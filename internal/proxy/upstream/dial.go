@@ -26,7 +26,7 @@ func (hp *pool) dial(ctx context.Context, w *Want) (net.Conn, error) {
 	defer cancel()
 	start := time.Now()
 	var d net.Dialer
-	d.LocalAddr = hp.host.Source()
+	hp.host.Bind(&d)
 	if k := c.Keepalive; k != nil {
 		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: k.Idle, Interval: k.Interval, Count: k.Probes}
 	} else {
