@@ -58,6 +58,9 @@ func (i *injection) templates() ([]func(*injection) error, error) {
 
 // nativeSidecar decides how the sidecar is run.
 func (i *injection) nativeSidecar() (bool, error) {
+	if len(i.appContainers()) == 0 {
+		return false, nil // the proxy is all there is, and a pod must have a container
+	}
 	if v, ok := i.original.Annotations[annNativeSidecar]; ok {
 		return i.boolAnnotation(annNativeSidecar, v == "true"), nil
 	}
