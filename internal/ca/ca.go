@@ -7,6 +7,7 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,6 +21,8 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/lateen-mesh/lateen/internal/identity"
@@ -36,15 +39,40 @@ const (
 	maxCSR = 16 << 10
 )
 
-// Authority signs certificates with the mesh's key. It is immutable and safe
-// for concurrent use.
+// Authority signs certificates with the mesh's key. It is safe for concurrent use.
 type Authority struct {
-	signer      crypto.Signer
-	cert        *x509.Certificate   // of signer
-	chain       []*x509.Certificate // cert and its parents up to, without, the root; empty when cert is the root
-	root        *x509.Certificate
+	keys        atomic.Pointer[keys]
 	trustDomain string
 	now         func() time.Time
+}
+
+// keys is what an authority signs with; it is immutable.
+type keys struct {
+	signer crypto.Signer
+	cert   *x509.Certificate   // of signer
+	chain  []*x509.Certificate // cert and its parents up to, without, the root; empty when cert is the root
+	root   *x509.Certificate   // that cert chains to
+	others []*x509.Certificate // further roots to trust, while one takes over from another
+}
+
+// pool holds every root that the mesh trusts.
+func (k *keys) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(k.root)
+	for _, c := range k.others {
+		p.AddCert(c)
+	}
+	return p
+}
+
+// Replace makes the authority sign with what another one does from now on.
+func (a *Authority) Replace(other *Authority) { a.keys.Store(other.keys.Load()) }
+
+// Same reports whether two authorities sign with the same key, certificate and roots.
+func (a *Authority) Same(other *Authority) bool {
+	x, y := a.keys.Load(), other.keys.Load()
+	return x.cert.Equal(y.cert) && bytes.Equal(a.RootPEM(), other.RootPEM()) &&
+		slices.EqualFunc(x.chain, y.chain, (*x509.Certificate).Equal)
 }
 
 // Options describe an authority. The zero value holds the defaults.
@@ -74,7 +102,7 @@ func New(o Options) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAuthority(key, []*x509.Certificate{cert}, cert, o)
+	return newAuthority(key, []*x509.Certificate{cert}, []*x509.Certificate{cert}, o)
 }
 
 func newRoot(key *ecdsa.PrivateKey, o Options) (*x509.Certificate, error) {
@@ -99,38 +127,56 @@ func newRoot(key *ecdsa.PrivateKey, o Options) (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-// newAuthority checks that key, chain and root fit together. chain begins with
-// the key's certificate.
-func newAuthority(key crypto.Signer, chain []*x509.Certificate, root *x509.Certificate, o Options) (*Authority, error) {
-	a := &Authority{signer: key, cert: chain[0], root: root, trustDomain: o.TrustDomain, now: o.Now}
-	if k, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(a.cert.PublicKey) {
+// newAuthority checks that key, chain and roots fit together. chain begins with
+// the key's certificate, which chains to one of the roots.
+func newAuthority(key crypto.Signer, chain, trusted []*x509.Certificate, o Options) (*Authority, error) {
+	k := &keys{signer: key, cert: chain[0]}
+	if p, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !p.Equal(k.cert.PublicKey) {
 		return nil, errors.New("the authority's key does not belong to its certificate")
 	}
-	if !a.cert.IsCA {
+	if !k.cert.IsCA {
 		return nil, errors.New("the authority's certificate may not sign others: it is no CA certificate")
 	}
 	roots, inter := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(root)
+	for _, r := range trusted {
+		roots.AddCert(r)
+	}
 	for _, c := range chain {
-		if !c.Equal(root) {
-			a.chain = append(a.chain, c)
+		if !slices.ContainsFunc(trusted, c.Equal) {
+			k.chain = append(k.chain, c)
 			inter.AddCert(c)
 		}
 	}
-	if _, err := a.cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: o.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	chains, err := k.cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: o.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
 		return nil, fmt.Errorf("the authority's certificate does not chain to its root: %w", err)
 	}
+	k.root = chains[0][len(chains[0])-1]
+	for _, r := range trusted {
+		if !r.Equal(k.root) {
+			k.others = append(k.others, r)
+		}
+	}
+	a := &Authority{trustDomain: o.TrustDomain, now: o.Now}
+	a.keys.Store(k)
 	return a, nil
 }
 
 // TrustDomain is the mesh's trust domain.
 func (a *Authority) TrustDomain() string { return a.trustDomain }
 
-// Root is the certificate that the mesh trusts.
-func (a *Authority) Root() *x509.Certificate { return a.root }
+// Root is the certificate that what is signed chains to.
+func (a *Authority) Root() *x509.Certificate { return a.keys.Load().root }
 
-// RootPEM is Root in PEM.
-func (a *Authority) RootPEM() []byte { return encode(a.root.Raw) }
+// RootPEM are the certificates that the mesh trusts, Root first, in PEM.
+func (a *Authority) RootPEM() []byte {
+	k := a.keys.Load()
+	out := encode(k.root.Raw)
+	for _, c := range k.others {
+		out = append(out, encode(c.Raw)...)
+	}
+	return out
+}
 
 func encode(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
@@ -154,19 +200,20 @@ func (a *Authority) SignCSR(csr []byte, id identity.ID, ttl time.Duration) ([]st
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	der, err := a.sign(pub, &x509.Certificate{URIs: []*url.URL{u}}, ttl)
+	k := a.keys.Load()
+	der, err := a.sign(k, pub, &x509.Certificate{URIs: []*url.URL{u}}, ttl)
 	if err != nil {
 		return nil, err
 	}
 	out := []string{string(encode(der))}
-	for _, c := range a.chain {
+	for _, c := range k.chain {
 		out = append(out, string(encode(c.Raw)))
 	}
-	return append(out, string(a.RootPEM())), nil
+	return append(out, string(encode(k.root.Raw))), nil
 }
 
 // sign fills in a leaf template's names with all the rest and signs it.
-func (a *Authority) sign(pub crypto.PublicKey, t *x509.Certificate, ttl time.Duration) ([]byte, error) {
+func (a *Authority) sign(k *keys, pub crypto.PublicKey, t *x509.Certificate, ttl time.Duration) ([]byte, error) {
 	switch {
 	case ttl < 0:
 		return nil, errors.New("requested lifetime is negative")
@@ -176,7 +223,7 @@ func (a *Authority) sign(pub crypto.PublicKey, t *x509.Certificate, ttl time.Dur
 		return nil, ErrTTL
 	}
 	now := a.now()
-	if !now.Before(a.cert.NotAfter) {
+	if !now.Before(k.cert.NotAfter) {
 		return nil, errors.New("the authority's own certificate has expired")
 	}
 	var err error
@@ -184,8 +231,8 @@ func (a *Authority) sign(pub crypto.PublicKey, t *x509.Certificate, ttl time.Dur
 		return nil, err
 	}
 	t.NotBefore, t.NotAfter = now.Add(-backdate), now.Add(ttl)
-	if t.NotAfter.After(a.cert.NotAfter) {
-		t.NotAfter = a.cert.NotAfter
+	if t.NotAfter.After(k.cert.NotAfter) {
+		t.NotAfter = k.cert.NotAfter
 	}
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	if _, ok := pub.(*rsa.PublicKey); ok {
@@ -193,7 +240,7 @@ func (a *Authority) sign(pub crypto.PublicKey, t *x509.Certificate, ttl time.Dur
 	}
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	t.BasicConstraintsValid = true
-	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, pub, a.signer)
+	der, err := x509.CreateCertificate(rand.Reader, t, k.cert, pub, k.signer)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
 	}

@@ -98,7 +98,7 @@ func TestLifetimes(t *testing.T) {
 		t.Error("negative lifetime accepted")
 	}
 	clk.add(rootTTL - time.Hour)
-	if leaf := leafOf(t, must[[]string](t)(a.SignCSR(csr, bookinfo, 0))); leaf.NotAfter.After(a.root.NotAfter) {
+	if leaf := leafOf(t, must[[]string](t)(a.SignCSR(csr, bookinfo, 0))); leaf.NotAfter.After(a.Root().NotAfter) {
 		t.Error("the leaf outlives its root")
 	}
 	clk.add(2 * time.Hour)

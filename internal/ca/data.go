@@ -37,7 +37,7 @@ func NewData(o Options) (map[string][]byte, error) {
 
 // FromData opens an authority kept as Istio's Secrets istio-ca-secret and
 // cacerts keep it: ca-cert.pem, ca-key.pem, and, unless it is its own root,
-// cert-chain.pem and root-cert.pem. The error never holds the key.
+// cert-chain.pem and root-cert.pem, which may hold several roots. The error never holds the key.
 func FromData(data map[string][]byte, o Options) (*Authority, error) {
 	o = o.withDefaults()
 	key, err := parseKey(keyFile, data[keyFile])
@@ -54,9 +54,6 @@ func FromData(data map[string][]byte, o Options) (*Authority, error) {
 			return nil, err
 		}
 	}
-	if len(root) != 1 {
-		return nil, fmt.Errorf("%s: %d certificates, want one", RootFile, len(root))
-	}
 	full := certs[:1:1]
 	if len(data[chainFile]) > 0 {
 		chain, err := parseCertificates(chainFile, data[chainFile])
@@ -69,7 +66,7 @@ func FromData(data map[string][]byte, o Options) (*Authority, error) {
 			}
 		}
 	}
-	return newAuthority(key, full, root[0], o)
+	return newAuthority(key, full, root, o)
 }
 
 // parseKey reads a private key in any of the PEM forms that openssl writes.

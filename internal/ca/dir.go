@@ -134,9 +134,6 @@ func load(dir string, o Options) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(root) != 1 {
-		return nil, fmt.Errorf("%s: %d certificates, want one", RootFile, len(root))
-	}
 	chain, err := readCertificates(filepath.Join(dir, chainFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -147,7 +144,7 @@ func load(dir string, o Options) (*Authority, error) {
 			full = append(full, c)
 		}
 	}
-	return newAuthority(key, full, root[0], o)
+	return newAuthority(key, full, root, o)
 }
 
 func readKey(name string) (crypto.Signer, error) {

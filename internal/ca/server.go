@@ -85,8 +85,9 @@ func (s *Server) create(ctx context.Context, req *securityv1alpha1.IstioCertific
 type Serving struct {
 	a     *Authority
 	names Names
-	mu    sync.Mutex // guards cert
+	mu    sync.Mutex // guards what follows
 	cert  *tls.Certificate
+	by    *keys // that signed cert
 }
 
 // NewServing makes the first certificate for names.
@@ -102,26 +103,26 @@ func NewServing(a *Authority, names Names) (*Serving, error) {
 func (s *Serving) Certificate() (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.a.now()
-	if s.cert != nil && now.Before(identity.RenewAt(s.cert.Leaf, 0, 0)) {
+	now, k := s.a.now(), s.a.keys.Load()
+	if s.cert != nil && s.by == k && now.Before(identity.RenewAt(s.cert.Leaf, 0, 0)) {
 		return s.cert, nil
 	}
-	c, err := s.issue()
+	c, err := s.issue(k)
 	switch {
 	case err == nil:
-		s.cert = c
+		s.cert, s.by = c, k
 	case s.cert == nil || !now.Before(s.cert.Leaf.NotAfter):
 		return nil, fmt.Errorf("control plane certificate: %w", err)
 	}
 	return s.cert, nil
 }
 
-func (s *Serving) issue() (*tls.Certificate, error) {
+func (s *Serving) issue(k *keys) (*tls.Certificate, error) {
 	key, err := identity.NewKey()
 	if err != nil {
 		return nil, err
 	}
-	der, err := s.a.sign(key.Public(), &x509.Certificate{DNSNames: s.names.DNS, IPAddresses: s.names.IPs}, 0)
+	der, err := s.a.sign(k, key.Public(), &x509.Certificate{DNSNames: s.names.DNS, IPAddresses: s.names.IPs}, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +131,7 @@ func (s *Serving) issue() (*tls.Certificate, error) {
 		return nil, err
 	}
 	c := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-	for _, p := range s.a.chain {
+	for _, p := range k.chain {
 		c.Certificate = append(c.Certificate, p.Raw)
 	}
 	return c, nil
@@ -140,15 +141,27 @@ func (s *Serving) issue() (*tls.Certificate, error) {
 // certificates verified against the mesh's root when they are given. Whether a
 // caller without one may go on is the authenticators' decision.
 func (s *Serving) TLSConfig() *tls.Config {
-	pool := x509.NewCertPool()
-	pool.AddCert(s.a.root)
-	return &tls.Config{
+	c := &tls.Config{
 		MinVersion:       tls.VersionTLS12,
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
 		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Certificate() },
 		ClientAuth:       tls.VerifyClientCertIfGiven,
-		ClientCAs:        pool,
+		ClientCAs:        s.a.keys.Load().pool(),
 		// gRPC demands its protocol.
 		NextProtos: []string{"h2"},
 	}
+	var mu sync.Mutex
+	current, by := c, s.a.keys.Load()
+	// The roots may be replaced while the port is open.
+	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		k := s.a.keys.Load()
+		mu.Lock()
+		defer mu.Unlock()
+		if by != k {
+			current, by = c.Clone(), k
+			current.ClientCAs, current.GetConfigForClient = k.pool(), nil
+		}
+		return current, nil
+	}
+	return c
 }
