@@ -46,6 +46,10 @@ func (i *injection) mergeOverlays() error {
 			over = over.DeepCopy()
 			if over.Image == AutoImage {
 				over.Image = ""
+				// What the API server gives an image without a tag; nobody chose it.
+				if over.ImagePullPolicy == corev1.PullAlways {
+					over.ImagePullPolicy = ""
+				}
 			}
 			*list.keep = append(*list.keep, *over)
 			if err := i.overlayContainer(name, over); err != nil {
