@@ -53,8 +53,9 @@ func down(ctx context.Context, s *State, log io.Writer) error {
 	if pids := s.pods(); len(pids) > 0 {
 		errs = append(errs, end(ctx, pids, func() bool { return len(s.pods()) > 0 }, podGrace))
 	}
+	// The API server waits for an etcd that is gone, so that one ends after it.
 	last := func(c Component) bool {
-		return strings.HasPrefix(c.Name, "containerd-") || c.Name == anchorName(c.Node)
+		return c.Name == "etcd" || strings.HasPrefix(c.Name, "containerd-") || c.Name == anchorName(c.Node)
 	}
 	errs = append(errs, s.stopAll(ctx, func(c Component) bool { return !last(c) }), s.stopAll(ctx, last))
 	// Shims, and whatever was run in the lab. What they start meanwhile is met in
@@ -127,6 +128,8 @@ func removeState(s *State) error {
 	if err := os.RemoveAll(s.Dir); err != nil {
 		return err
 	}
-	_ = unix.Rmdir(filepath.Dir(s.Dir)) // goes with the last lab
+	if s.Dir == DefaultDir(s.Name) {
+		_ = unix.Rmdir(filepath.Dir(s.Dir)) // goes with the last lab
+	}
 	return nil
 }

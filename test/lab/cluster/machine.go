@@ -30,7 +30,9 @@ func hierarchies() []string {
 	var out []string
 	for _, e := range entries {
 		p := filepath.Join(cgroupRoot, e.Name())
-		if e.IsDir() && unix.Statfs(p, &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
+		// Beside version 1 there may be a version 2 without controllers, which
+		// container runtimes use as well.
+		if e.IsDir() && unix.Statfs(p, &st) == nil && (st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC) {
 			out = append(out, p)
 		}
 	}

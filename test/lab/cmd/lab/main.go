@@ -34,8 +34,10 @@ func root() *cobra.Command {
 	}
 	c := &cobra.Command{
 		Use: "lab", Short: "A real Kubernetes on this machine",
-		Long:         "lab runs a real Kubernetes on this machine, inside network namespaces without a way out.",
-		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Long: "lab runs a real Kubernetes on this machine, inside network namespaces without a way out.",
+		// What follows "kubectl" is not parsed here, so what comes before must be.
+		TraverseChildren: true,
+		SilenceUsage:     true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	c.PersistentFlags().StringVar(&l.o.Name, "name", l.o.Name, "name of the lab; also $LATEEN_LAB")
 	c.PersistentFlags().StringVar(&l.o.Dir, "dir", "", "state directory (default $XDG_RUNTIME_DIR/lateen-lab/NAME)")
