@@ -129,6 +129,7 @@ type Registry struct {
 	routes   []RouteHead // by age
 	vips     map[vip]mesh.ServiceID
 	shared   *sharing
+	auto     map[mesh.ServiceID]string
 	// SourceKeys are the client labels that anything looks at.
 	SourceKeys []string
 }
@@ -167,6 +168,7 @@ func NewRegistry(services []*mesh.Service, rules []RuleHead, routes []RouteHead)
 			}
 		}
 	}
+	r.auto = autoAddresses(r.Services)
 	slices.SortFunc(rules, olderRule)
 	for i := range rules {
 		r.addRule(&rules[i])

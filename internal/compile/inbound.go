@@ -106,7 +106,7 @@ func CompileInbound(in InboundInput) *Inbound {
 
 func (in *InboundInput) passthroughPolicy() mesh.Policy {
 	p := policy(nil, in.Options)
-	p.Balancer = mesh.PassthroughLB
+	p.Balancer, p.H2Upgrade = mesh.PassthroughLB, false // the application speaks what it speaks
 	return p
 }
 

@@ -13,6 +13,8 @@ import (
 // NamesInput is what the DNS names of one service are made from.
 type NamesInput struct {
 	Service *mesh.Service
+	// Auto is the address given to the service, if it has none.
+	Auto string
 	// Endpoints are needed of headless services only.
 	Endpoints []mesh.Endpoint
 }
@@ -31,6 +33,9 @@ func Names(in NamesInput) []mesh.Name {
 		if ip, err := netip.ParseAddr(a); err == nil {
 			name.IPs = append(name.IPs, ip.Unmap().String())
 		}
+	}
+	if in.Auto != "" {
+		name.IPs = []string{in.Auto}
 	}
 	if !svc.Headless {
 		if len(name.IPs) == 0 {

@@ -36,6 +36,9 @@ type Options struct {
 	Paths            mesh.PathNormalization
 	AccessLog        *mesh.AccessLog
 	DefaultRetry     *networking.HTTPRetry
+	H2Upgrade        bool // of HTTP/1.1 to the mesh's own services, unless a rule says otherwise
+	Keepalive        *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive
+	DNSRefresh       time.Duration
 
 	IngressMode     meshv1alpha1.MeshConfig_IngressControllerMode
 	IngressClass    string
@@ -61,6 +64,9 @@ func NewOptions(m *meshv1alpha1.MeshConfig) *Options {
 		InboundPort:      orDefault(uint32(m.ProxyInboundListenPort), 15006),
 		DefaultRetry:     m.DefaultHttpRetryPolicy,
 		AccessLog:        accessLog(m),
+		H2Upgrade:        m.H2UpgradePolicy == meshv1alpha1.MeshConfig_UPGRADE,
+		Keepalive:        m.TcpKeepalive,
+		DNSRefresh:       60 * time.Second,
 		IngressMode:      m.IngressControllerMode,
 		IngressClass:     orDefault(m.IngressClass, "istio"),
 		IngressSelector:  orDefault(m.IngressSelector, "ingressgateway"),
@@ -76,6 +82,9 @@ func NewOptions(m *meshv1alpha1.MeshConfig) *Options {
 	}
 	if m.OutboundTrafficPolicy == nil {
 		o.RegistryOnly = false // ALLOW_ANY is the default, though not the zero value
+	}
+	if m.DnsRefreshRate.AsDuration() > 0 {
+		o.DNSRefresh = m.DnsRefreshRate.AsDuration()
 	}
 	if m.ConnectTimeout != nil {
 		o.ConnectTimeout = m.ConnectTimeout.AsDuration()

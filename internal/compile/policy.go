@@ -5,6 +5,7 @@
 package compile
 
 import (
+	"cmp"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -74,6 +75,14 @@ func limit(n int32) uint32 {
 	return uint32(n)
 }
 
+// h2Upgrade: what the rule does not say the mesh does.
+func h2Upgrade(p networking.ConnectionPoolSettings_HTTPSettings_H2UpgradePolicy, opts *Options) bool {
+	if p == networking.ConnectionPoolSettings_HTTPSettings_DEFAULT {
+		return opts.H2Upgrade
+	}
+	return p == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
+}
+
 // policy compiles a traffic policy, over Istio's defaults.
 func policy(tp *networking.TrafficPolicy, opts *Options) mesh.Policy {
 	tcp, http := tp.GetConnectionPool().GetTcp(), tp.GetConnectionPool().GetHttp()
@@ -86,13 +95,14 @@ func policy(tp *networking.TrafficPolicy, opts *Options) mesh.Policy {
 		MaxRequestsPerConn:   uint32(max(0, http.GetMaxRequestsPerConnection())),
 		MaxConcurrentStreams: uint32(max(0, http.GetMaxConcurrentStreams())),
 		IdleTimeout:          http.GetIdleTimeout().AsDuration(),
-		H2Upgrade:            http.GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE,
+		H2Upgrade:            h2Upgrade(http.GetH2UpgradePolicy(), opts),
 		UseClientProtocol:    http.GetUseClientProtocol(),
 	}
 	if tcp.GetConnectTimeout() != nil {
 		p.ConnectTimeout = tcp.ConnectTimeout.AsDuration()
 	}
-	if k := tcp.GetTcpKeepalive(); k != nil {
+	p.DNSRefresh = opts.DNSRefresh
+	if k := cmp.Or(tcp.GetTcpKeepalive(), opts.Keepalive); k != nil {
 		p.Keepalive = &mesh.Keepalive{Probes: k.Probes, Time: k.Time.AsDuration(), Interval: k.Interval.AsDuration()}
 	}
 	balance(&p, tp.GetLoadBalancer())

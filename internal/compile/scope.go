@@ -32,9 +32,12 @@ type ScopeInput struct {
 	Registry  *Registry
 	Namespace string
 	// Labels are those of the client's that something in the registry looks at.
-	Labels  map[string]string
-	Mode    Mode
-	Family  Family
+	Labels map[string]string
+	Mode   Mode
+	Family Family
+	// DNS: the proxy answers its workload's DNS queries, so that the addresses
+	// given to services reach it.
+	DNS     bool
 	Sidecar *config.Object // the Sidecar in force, or nil
 }
 

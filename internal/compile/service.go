@@ -57,6 +57,7 @@ func Service(in ServiceInput) *mesh.Service {
 		SubjectAltNames: spec.SubjectAltNames,
 		ExportTo:        visibility(spec.ExportTo, in.Options.ServiceExport),
 		Resolution:      resolution(spec.Resolution),
+		FixedAddresses:  first.Labels[autoAllocateLabel] == "false",
 	}
 	for _, e := range entries {
 		es := e.Spec.(*networking.ServiceEntry)
@@ -224,14 +225,17 @@ func workloadEndpoint(w *networking.WorkloadEntry, labels map[string]string, nam
 	}
 }
 
-// ServiceAccounts returns the SPIFFE ids a server of the service may have.
-func ServiceAccounts(trustDomain string, endpoints []mesh.Endpoint) []string {
+// ServiceAccounts returns the SPIFFE ids a server of the service may have, in
+// the mesh's trust domain and its aliases.
+func ServiceAccounts(trustDomains []string, endpoints []mesh.Endpoint) []string {
 	var out []string
 	for _, e := range endpoints {
 		if e.ServiceAccount == "" {
 			continue
 		}
-		out = append(out, "spiffe://"+trustDomain+"/ns/"+e.Namespace+"/sa/"+e.ServiceAccount)
+		for _, d := range trustDomains {
+			out = append(out, "spiffe://"+d+"/ns/"+e.Namespace+"/sa/"+e.ServiceAccount)
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -151,9 +151,13 @@ func (s *scoper) ownSockets(svc *mesh.Service, p mesh.Port) bool {
 		rc = svc.ID.Host + ":" + portName(p.Number)
 	}
 	found := false
-	for _, a := range svc.Addresses {
+	addresses := svc.Addresses
+	if a := s.Registry.auto[svc.ID]; a != "" && s.DNS {
+		addresses = []string{a}
+	}
+	for _, a := range addresses {
 		addr, err := netip.ParseAddr(a)
-		if err != nil || s.Registry.vips[vip{a, p.Number}] != svc.ID {
+		if owner, known := s.Registry.vips[vip{a, p.Number}]; err != nil || known && owner != svc.ID {
 			continue
 		}
 		found = true

@@ -141,6 +141,7 @@ type Policy struct {
 	WarmupAggression   float64
 
 	ConnectTimeout       time.Duration
+	DNSRefresh           time.Duration // how soon a name that was not found is asked for again
 	MaxConnections       uint32
 	MaxPendingRequests   uint32
 	MaxRequests          uint32

@@ -93,6 +93,8 @@ type Service struct {
 	// Headless services have no address of their own: clients connect to the
 	// addresses of the endpoints, by their names too.
 	Headless bool
+	// FixedAddresses: none is to be given to it when it has none.
+	FixedAddresses bool
 }
 
 // Port returns the port of that number.

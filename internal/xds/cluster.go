@@ -5,6 +5,7 @@
 package xds
 
 import (
+	"cmp"
 	"math"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ func Cluster(c *mesh.Cluster) *clusterv3.Cluster {
 			out.ClusterDiscoveryType = discoveryType(clusterv3.Cluster_LOGICAL_DNS)
 		}
 		out.DnsLookupFamily = clusterv3.Cluster_V4_ONLY
-		out.DnsRefreshRate, out.RespectDnsTtl = duration(60*time.Second), true
+		out.DnsRefreshRate, out.RespectDnsTtl = duration(cmp.Or(p.DNSRefresh, 60*time.Second)), true
 	case mesh.ClusterOriginalDst:
 		out.ClusterDiscoveryType = discoveryType(clusterv3.Cluster_ORIGINAL_DST)
 	}

@@ -62,6 +62,7 @@ func (v *views) deriveNames(g *graph.Graph) {
 			return "", false
 		}
 		in := compile.NamesInput{Service: svc}
+		in.Auto, _ = graph.Fetch(c, v.autoAddresses, id)
 		if svc.Headless {
 			in.Endpoints, _ = graph.Fetch(c, v.sources.endpoints, id)
 		}

@@ -3,8 +3,10 @@
 package xds
 
 import (
+	"strings"
 	"testing"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lateen-mesh/lateen/internal/compile"
@@ -24,7 +26,22 @@ spec: {hosts: [api.example.com], addresses: [240.0.0.7], resolution: DNS, ports:
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: none, namespace: shop}
-spec: {hosts: [none.example.com], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}
+spec: {hosts: [none.example.com], resolution: NONE, ports: [{number: 443, name: tls, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db-a, namespace: shop}
+spec: {hosts: [db-a.example.com], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db-b, namespace: shop}
+spec: {hosts: [db-b.example.com], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: own, namespace: shop, labels: {networking.istio.io/enable-autoallocate-ip: "false"}}
+spec: {hosts: [own.example.com], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}
 `), clusterEvents(t, `
 kind: Service
 namespace: shop
@@ -68,6 +85,21 @@ spec:
 	got, err := dns.DecodeNameTable(set[0].Body)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Services without an address have each one of their own, with a listener.
+	for _, host := range []string{"db-a.example.com", "db-b.example.com"} {
+		ips := got[host].IPs
+		if len(ips) != 1 || !strings.HasPrefix(ips[0], "240.240.") {
+			t.Fatalf("%s has the addresses %v", host, ips)
+		}
+		l := p.View(class).Sets[ListenerType].Get(ips[0] + "_5432")
+		if l == nil || !strings.Contains(decode(t, l).(*listenerv3.Listener).GetFilterChains()[0].GetFilters()[0].String(), host) {
+			t.Errorf("no listener for %s at %s", host, ips[0])
+		}
+		if p.View(without).Sets[ListenerType].Get(ips[0]+"_5432") != nil {
+			t.Errorf("a proxy without DNS capture has a listener at %s, which nobody can find", ips[0])
+		}
+		delete(got, host)
 	}
 	want := map[string]dns.Name{
 		"api.example.com":                {IPs: []string{"240.0.0.7"}, Registry: "External", Namespace: "shop"},

@@ -24,6 +24,7 @@ type scopeKey struct {
 	labels    string // only those that something looks at
 	sidecar   compile.Ref
 	family    compile.Family
+	dns       bool
 }
 
 // audience is for whom clusters are written.
@@ -125,7 +126,7 @@ func (o *outbound) resolve(c *graph.Ctx, k scopeKey, _ struct{}) (*compile.Scope
 	opts, _ := graph.Fetch(c, o.options, 0)
 	registry, _ := graph.Fetch(c, o.registry, 0)
 	in := compile.ScopeInput{
-		Options: opts, Registry: registry, Namespace: k.namespace, Labels: compile.DecodeLabels(k.labels), Mode: k.mode, Family: k.family,
+		Options: opts, Registry: registry, Namespace: k.namespace, Labels: compile.DecodeLabels(k.labels), Mode: k.mode, Family: k.family, DNS: k.dns,
 	}
 	if k.sidecar.Name != "" {
 		in.Sidecar, _ = graph.Fetch(c, o.sidecars, k.sidecar)

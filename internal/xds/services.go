@@ -75,7 +75,7 @@ func (s *sources) deriveServices(g *graph.Graph) {
 	}, deep[[]mesh.Endpoint])
 	s.accounts = graph.Map(g, "service-accounts", s.endpoints, func(c *graph.Ctx, _ mesh.ServiceID, list []mesh.Endpoint) ([]string, bool) {
 		opts, _ := graph.Fetch(c, s.options, 0)
-		return compile.ServiceAccounts(opts.TrustDomains[0], list), true
+		return compile.ServiceAccounts(opts.TrustDomains, list), true
 	}, slices.Equal[[]string])
 	s.byHost = graph.NewIndex(g, "services/host", s.services, func(id mesh.ServiceID, _ *mesh.Service) []string { return []string{id.Host} })
 	s.byAddress = graph.NewIndex(g, "endpoints/address", s.endpoints, func(_ mesh.ServiceID, list []mesh.Endpoint) []string {

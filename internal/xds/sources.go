@@ -38,6 +38,8 @@ type sources struct {
 	ruleHeads *graph.Table[compile.Ref, compile.RuleHead]
 	routeHead *graph.Table[compile.Ref, compile.RouteHead]
 	registry  *graph.Table[int, *compile.Registry]
+	// autoAddresses are those of services that have none of their own.
+	autoAddresses *graph.Table[mesh.ServiceID, string]
 	// sourceKeys are the client labels that anything looks at; key 0.
 	sourceKeys *graph.Table[int, []string]
 
@@ -97,6 +99,11 @@ func (s *sources) deriveHeads(g *graph.Graph) {
 	s.byGateway = graph.NewIndex(g, "routes/gateway", s.routeHead, func(_ compile.Ref, h compile.RouteHead) []string { return h.Gateways })
 	s.registry = graph.Map(g, "registry", s.options, func(c *graph.Ctx, _ int, _ *compile.Options) (*compile.Registry, bool) {
 		return compile.NewRegistry(values(graph.FetchAll(c, s.services)), values(graph.FetchAll(c, s.ruleHeads)), values(graph.FetchAll(c, s.routeHead))), true
+	}, nil)
+	s.autoAddresses = graph.FlatMap(g, "auto-addresses", s.registry, func(_ *graph.Ctx, _ int, r *compile.Registry, emit func(mesh.ServiceID, string)) {
+		for id, a := range r.AutoAddresses() {
+			emit(id, a)
+		}
 	}, nil)
 	s.sourceKeys = graph.Map(g, "source-keys", s.registry, func(_ *graph.Ctx, _ int, r *compile.Registry) ([]string, bool) {
 		return r.SourceKeys, true

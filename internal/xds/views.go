@@ -94,7 +94,7 @@ func (v *views) classify(c *graph.Ctx, class Class, _ bool) (scopeKey, bool) {
 	w, _ := graph.Fetch(c, v.workloads, class)
 	k := scopeKey{mode: class.Mode, namespace: class.Namespace}
 	if class.Mode == compile.ModeRedirect {
-		k.family = w.Family()
+		k.family, k.dns = w.Family(), class.DNS
 	}
 	labels := w.Labels
 	if keys, _ := graph.Fetch(c, v.sourceKeys, 0); len(keys) > 0 {
