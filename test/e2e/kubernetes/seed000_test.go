@@ -40,7 +40,7 @@ var todoApplication = scenario{document: "000", steps: []step{
 			document: `kubectl label namespace default istio-injection=enabled`,
 			run:      `kubectl label namespace default istio-injection=enabled`, check: contains("namespace/default labeled"),
 		},
-		{run: `kubectl apply -f samples/todo/todo.yaml`, replaced: "the document's two manifests, as files", check: contains("deployment.apps/todobackend created", "service/todoui created")},
+		{run: `kubectl apply -f samples/todo/kube/todo.yaml`, replaced: "the document's two manifests, as files", check: contains("deployment.apps/todobackend created", "service/todoui created")},
 		{
 			document: `kubectl get deployments -o yaml | istioctl kube-inject -f - | kubectl apply -f -`,
 			run:      `kubectl get deployments -o yaml | lateen kube-inject -f - | kubectl apply -f -`,
@@ -109,7 +109,7 @@ var todoApplication = scenario{document: "000", steps: []step{
 			replaced: "in a temporary directory", check: contains("secret/todoapp-tls created"),
 		},
 		{
-			document: "kubectl apply -f - <<.EOF", run: `sed "s/INGRESS_IP_ISTIO/$INGRESS_IP_ISTIO/" samples/todo/gateway.yaml | kubectl apply -f -`,
+			document: "kubectl apply -f - <<.EOF", run: `sed "s/INGRESS_IP_ISTIO/$INGRESS_IP_ISTIO/" samples/todo/kube/gateway.yaml | kubectl apply -f -`,
 			replaced: "the manifest is a file", check: contains("gateway.networking.istio.io/todoui created", "virtualservice.networking.istio.io/todoui created"),
 		},
 		{
@@ -136,10 +136,10 @@ var todoApplication = scenario{document: "000", steps: []step{
 	}},
 	{"7. Prepare for versioned deployment", []command{
 		{
-			document: "kubectl apply -f - <<.EOF", run: `sed "s/INGRESS_IP_ISTIO/$INGRESS_IP_ISTIO/; s/WEIGHT_1/100/; s/WEIGHT_2/0/" samples/todo/subsets.yaml samples/todo/canary.yaml | kubectl apply -f -`,
+			document: "kubectl apply -f - <<.EOF", run: `sed "s/INGRESS_IP_ISTIO/$INGRESS_IP_ISTIO/; s/WEIGHT_1/100/; s/WEIGHT_2/0/" samples/todo/kube/subsets.yaml <(echo ---) samples/todo/kube/canary.yaml | kubectl apply -f -`,
 			replaced: "the manifests are files", check: contains("destinationrule.networking.istio.io/todoui created", "virtualservice.networking.istio.io/todoui configured"),
 		},
-		{run: `kubectl apply -f samples/todo/todoui-0-2.yaml && kubectl rollout status deployment/todoui-0-2`, replaced: "the document's manifest, as a file", check: contains("deployment.apps/todoui-0-2 created", "successfully rolled out")},
+		{run: `kubectl apply -f samples/todo/kube/todoui-0-2.yaml && kubectl rollout status deployment/todoui-0-2`, replaced: "the document's manifest, as a file", check: contains("deployment.apps/todoui-0-2 created", "successfully rolled out")},
 		{
 			run:      `for i in $(seq 20); do curl --silent --location --insecure https://todoapp.$INGRESS_IP_ISTIO.nip.io/ | head -n 4; done`,
 			replaced: "all traffic still reaches the current version", check: all(count("v0.1", 20), lacks("v0.2")),
@@ -147,7 +147,7 @@ var todoApplication = scenario{document: "000", steps: []step{
 	}},
 	{"8. Make the versioned deployment available", []command{
 		{
-			document: "kubectl apply -f - <<.EOF", run: `sed "s/INGRESS_IP_ISTIO/$INGRESS_IP_ISTIO/; s/WEIGHT_1/90/; s/WEIGHT_2/10/" samples/todo/canary.yaml | kubectl apply -f -`,
+			document: "kubectl apply -f - <<.EOF", run: `sed "s/INGRESS_IP_ISTIO/$INGRESS_IP_ISTIO/; s/WEIGHT_1/90/; s/WEIGHT_2/10/" samples/todo/kube/canary.yaml | kubectl apply -f -`,
 			replaced: "the manifest is a file", check: contains("virtualservice.networking.istio.io/todoui configured"),
 		},
 		{

@@ -18,7 +18,7 @@ var stepByStep = scenario{document: "002", steps: []step{
 		{run: `lateen check`, replaced: inWords, eventually: true, check: lacks("×")},
 	}},
 	{"5. A microservice before anything is enabled", []command{
-		{run: `kubectl apply -f samples/todo/todo.yaml && kubectl rollout status deployment/todoui`, replaced: inWords, check: contains("successfully rolled out")},
+		{run: `kubectl apply -f samples/todo/kube/todo.yaml && kubectl rollout status deployment/todoui`, replaced: inWords, check: contains("successfully rolled out")},
 		{run: `kubectl get pods`, replaced: inWords, eventually: true, check: pods("1/1", "todobackend", "todoui")},
 		{run: `kubectl describe pod -l app=todoui`, replaced: inWords, check: all(contains("todoui:"), lacks("istio-proxy"))},
 	}},
@@ -26,8 +26,8 @@ var stepByStep = scenario{document: "002", steps: []step{
 		{run: `kubectl label namespace default istio-injection=enabled`, replaced: inWords, check: contains("namespace/default labeled")},
 	}},
 	{"7. Remove the deployment and deploy it again", []command{
-		{run: `kubectl delete -f samples/todo/todo.yaml --wait=true`, replaced: inWords, check: contains("deleted")},
-		{run: `kubectl apply -f samples/todo/todo.yaml && kubectl rollout status deployment/todoui && kubectl rollout status deployment/todobackend`, replaced: inWords, check: contains("successfully rolled out")},
+		{run: `kubectl delete -f samples/todo/kube/todo.yaml --wait=true`, replaced: inWords, check: contains("deleted")},
+		{run: `kubectl apply -f samples/todo/kube/todo.yaml && kubectl rollout status deployment/todoui && kubectl rollout status deployment/todobackend`, replaced: inWords, check: contains("successfully rolled out")},
 		{run: `kubectl get pods`, replaced: inWords, eventually: true, check: pods("2/2", "todobackend", "todoui")},
 		{run: `kubectl describe pod -l app=todoui`, replaced: inWords, check: contains("todoui:", "istio-proxy:")},
 		{

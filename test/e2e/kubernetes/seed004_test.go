@@ -69,9 +69,9 @@ var bookinfoWithGatewayAPI = scenario{document: "004", steps: []step{
 			document: `curl 10.99.243.161:9080/api/v1/products`, run: `curl --silent --show-error $PRODUCTPAGE:9080/api/v1/products`, replaced: "the service's own address",
 			check: contains(`"title": "The Comedy of Errors"`),
 		},
-		{document: `vi mlts.yml`, run: `ls samples/bookinfo/kubernetes/strict.yaml`, replaced: noTerminal},
+		{document: `vi mlts.yml`, run: `ls samples/bookinfo/kube/strict.yaml`, replaced: noTerminal},
 		{
-			document: `k apply -f mlts.yml`, run: `kubectl apply -f samples/bookinfo/kubernetes/strict.yaml`, replaced: "k is the reader's alias; the file is in this tree",
+			document: `k apply -f mlts.yml`, run: `kubectl apply -f samples/bookinfo/kube/strict.yaml`, replaced: "k is the reader's alias; the file is in this tree",
 			check: contains("peerauthentication.security.istio.io/mtls-mode created"),
 		},
 		{
