@@ -80,9 +80,12 @@ type app struct {
 
 // Run executes one command line and returns the exit code.
 func Run(ctx context.Context, args []string, env Env) int {
-	a := &app{Env: env, ctx: ctx}
-	root := a.root()
-	root.SetArgs(args)
+	return (&app{Env: env, ctx: ctx}).run(args)
+}
+
+func (a *app) run(args []string) int {
+	env, root := a.Env, a.root()
+	root.SetArgs(plainDashes(args))
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
@@ -100,6 +103,28 @@ func Run(ctx context.Context, args []string, env Env) int {
 	// Only cobra's own errors come without a code: the command line is wrong.
 	fmt.Fprintf(env.Stderr, "lateen: %v\nRun `%s -h` for help.\n", err, cmd.CommandPath())
 	return ExitUsage
+}
+
+// plainDashes turns the dashes that documents set for two hyphens back: —set
+// and — set are --set.
+func plainDashes(args []string) []string {
+	out := make([]string, 0, len(args))
+	for i := 0; i < len(args); i++ {
+		rest, long := strings.CutPrefix(args[i], "—")
+		if !long {
+			rest, long = strings.CutPrefix(args[i], "–")
+		}
+		if long && rest == "" && i+1 < len(args) {
+			i++
+			rest = args[i]
+		}
+		if long && rest != "" {
+			out = append(out, "--"+rest)
+			continue
+		}
+		out = append(out, args[i])
+	}
+	return out
 }
 
 func (a *app) root() *cobra.Command {

@@ -181,7 +181,7 @@ func (k *kubeAccess) apply(ctx context.Context, o *config.Object, manifest []byt
 		return applied{}, kubeError(o.Kind, err)
 	}
 	result := "configured"
-	if made.GetResourceVersion() == now.GetResourceVersion() {
+	if v := made.GetResourceVersion(); v != "" && v == now.GetResourceVersion() {
 		result = "unchanged"
 	}
 	return applied{result: result, wait: stored(o.Key, made)}, nil

@@ -43,8 +43,12 @@ func (a *app) version(output string, clientOnly bool) error {
 	v := versions{Client: a.Version}
 	if !clientOnly {
 		// That nothing runs is no reason not to say who we are.
-		if err := a.meshVersions(&v); err != nil && !noMesh(err) {
+		err := a.meshVersions(&v)
+		if err != nil && !noMesh(err) {
 			return err
+		}
+		if err != nil && (a.wantsKube() || a.hasKube()) {
+			a.errorf("note: %v", err)
 		}
 	}
 	switch output {

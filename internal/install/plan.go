@@ -9,13 +9,18 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io/fs"
+	"maps"
 	"slices"
+	"sync"
 
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
+
+	"github.com/lateen-mesh/lateen/deploy"
 )
 
 // DefaultNamespace is where the control plane lives.
@@ -175,8 +180,33 @@ func (p *Plan) YAML() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// definitions are the CRDs, labelled as ours.
-func definitions() ([]*unstructured.Unstructured, error) { return nil, nil }
+// definitions are the CRDs, labelled as ours. They are decoded once, and must
+// not be changed.
+var definitions = sync.OnceValues(func() ([]*unstructured.Unstructured, error) {
+	files := deploy.CRDs()
+	names, err := fs.Glob(files, "*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	var out []*unstructured.Unstructured
+	for _, name := range names {
+		data, err := fs.ReadFile(files, name)
+		if err != nil {
+			return nil, err
+		}
+		objects, err := decode(data)
+		if err != nil {
+			return nil, fmt.Errorf("embedded definitions: %s: %w", name, err)
+		}
+		out = append(out, objects...)
+	}
+	for _, o := range out {
+		labels := map[string]string{OwnerLabel: Owner}
+		maps.Copy(labels, o.GetLabels())
+		o.SetLabels(labels)
+	}
+	return out, nil
+})
 
 func deepCopy(v any) any {
 	switch x := v.(type) {

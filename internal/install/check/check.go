@@ -70,9 +70,10 @@ type Check struct {
 	Description string
 	// Hint says what to do when it is not.
 	Hint string
-	// Fatal ends the checks of its category and all after it.
-	Fatal bool
-	Run   func(context.Context, *Env) error
+	// Fatal ends the checks of its category and all after it, Gate only those of
+	// its category, when it has failed.
+	Fatal, Gate bool
+	Run         func(context.Context, *Env) error
 }
 
 // Category is a group of checks under one title.
@@ -124,6 +125,9 @@ func Run(ctx context.Context, env Env, categories []Category) Report {
 			if c.Fatal {
 				r.Categories = append(r.Categories, out)
 				return r
+			}
+			if c.Gate {
+				break
 			}
 		}
 		r.Categories = append(r.Categories, out)

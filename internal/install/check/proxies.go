@@ -16,6 +16,7 @@ func proxies() Category {
 		{
 			Description: "control plane answers",
 			Hint:        "you need the permission to port-forward to its pods: kubectl auth can-i create pods/portforward -n istio-system",
+			Gate:        true,
 			Run: func(ctx context.Context, e *Env) error {
 				_, err := e.ask(ctx)
 				return err
@@ -118,13 +119,12 @@ func proxies() Category {
 	}}
 }
 
-// ofMesh is a check of what the control plane says; when it says nothing the
-// first check of the category has failed already.
+// ofMesh is a check of what the control plane says.
 func ofMesh(f func(*Env, Mesh) error) func(context.Context, *Env) error {
 	return func(ctx context.Context, e *Env) error {
 		m, err := e.ask(ctx)
 		if err != nil {
-			return warn("not known, because the control plane does not answer")
+			return err
 		}
 		return f(e, m)
 	}
