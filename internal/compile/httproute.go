@@ -35,9 +35,13 @@ type routing struct {
 func routes(in routing) []mesh.Route {
 	var out []mesh.Route
 	spec := in.object.Spec.(*networking.VirtualService)
-	for _, r := range spec.Http {
+	for i, r := range spec.Http {
 		if r.Delegate == nil {
-			if out = in.add(out, r, in.object); endsInCatchAll(out) {
+			owner := in.object
+			if i < len(owner.Parents) {
+				owner = &config.Object{Key: owner.Parents[i]}
+			}
+			if out = in.add(out, r, owner); endsInCatchAll(out) {
 				return out
 			}
 			continue

@@ -150,6 +150,9 @@ func origin(o *config.Object) mesh.Origin {
 	if o == nil {
 		return ""
 	}
+	if len(o.Parents) > 0 {
+		return mesh.Origin(o.Parents[0].ConfigPath())
+	}
 	return mesh.Origin(o.ConfigPath())
 }
 

@@ -48,8 +48,6 @@ func (in *OutboundInput) listener(sock Socket) mesh.Listener {
 		DetectionTimeout: in.Options.DetectionTimeout, Origin: in.Scope.Origin,
 	}
 	switch {
-	case sock.Own:
-		in.own(&l, sock)
 	case sock.RouteConfig != "":
 		l.Chains = []mesh.Chain{{HTTP: in.http(sock)}}
 		if sock.HandOff {
@@ -77,9 +75,14 @@ func (in *OutboundInput) listener(sock Socket) mesh.Listener {
 	return l
 }
 
-// own is the listener of a service's own address: whatever comes is for it.
-func (in *OutboundInput) own(l *mesh.Listener, sock Socket) {
-	s := sock.Services[0]
+// OwnListener compiles the listener of a service's own address: whatever comes
+// is for it. The input's scope is not looked at.
+func OwnListener(in OutboundInput, sock OwnSocket) mesh.Listener {
+	s := sock.Service
+	l := mesh.Listener{
+		Name: socketName(sock.Address, s.Port), Address: sock.Address, Port: s.Port, HandOff: true, Direction: mesh.Outbound,
+		DetectionTimeout: in.Options.DetectionTimeout, Origin: sock.Origin,
+	}
 	rest := mesh.Chain{TCP: in.tcp(mesh.OutboundCluster(s.Port, "", s.ID.Host), in.tcpTargets(s))}
 	if o := in.Routings[s.Routing]; o != nil {
 		rest.Origin = origin(o)
@@ -90,12 +93,14 @@ func (in *OutboundInput) own(l *mesh.Listener, sock Socket) {
 	switch {
 	case sock.Protocol == mesh.Unknown:
 		l.InspectHTTP, l.Default = true, &rest
-		l.Chains = []mesh.Chain{{HTTP: in.http(sock), Match: mesh.ChainMatch{Transport: "raw_buffer", Applications: plainHTTP}}}
+		http := in.http(Socket{Name: l.Name, RouteConfig: sock.RouteConfig})
+		l.Chains = []mesh.Chain{{HTTP: http, Match: mesh.ChainMatch{Transport: "raw_buffer", Applications: plainHTTP}}}
 	case len(l.Chains) > 0:
 		l.InspectTLS, l.Default = true, &rest
 	default:
 		l.Chains = []mesh.Chain{rest}
 	}
+	return l
 }
 
 // HeadlessInput is what the listeners of a port of a headless service are made from.

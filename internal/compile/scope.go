@@ -94,6 +94,7 @@ type Scope struct {
 	Hosts        []*HostRef   // by resource name; shared between scopes
 	RouteConfigs []string
 	Sockets      []Socket // by name
+	Own          []OwnSocket
 	// Headless are the services reached by the addresses of their endpoints.
 	Headless     []HeadlessRef // by service and port
 	RegistryOnly bool
@@ -146,11 +147,22 @@ type Socket struct {
 	Address     string
 	Port        uint32
 	HandOff     bool
-	Protocol    mesh.Protocol // HTTP, TCP, TLS or Unknown (HTTP by RouteConfig if it is found, else TCP)
+	Protocol    mesh.Protocol // HTTP, TCP or TLS
 	RouteConfig string
-	Services    []SocketService // TCP, TLS and Unknown
-	// Own: the address is the service's, so that no server name need tell it.
-	Own bool
+	Services    []SocketService // TCP and TLS
+}
+
+// OwnSocket is a planned listener of a service's own address, so that no host
+// or server name need tell the service. It is everything its content depends on
+// beside the objects named, so that scopes share it.
+type OwnSocket struct {
+	Address     string
+	Protocol    mesh.Protocol // TCP, TLS, or Unknown: HTTP by RouteConfig if it is found, else TCP
+	RouteConfig string
+	Service     SocketService
+	Origin      mesh.Origin // the Sidecar
+	// Client is set as far as the VirtualService needs it.
+	ClientNamespace, ClientLabels string
 }
 
 // SocketService is a service reached through a socket.
@@ -280,10 +292,10 @@ func sortHosts(hosts []*HostRef) {
 // Equal tells whether two scopes are the same.
 func (s *Scope) Equal(o *Scope) bool {
 	return s.RegistryOnly == o.RegistryOnly && s.Origin == o.Origin && slices.Equal(s.Services, o.Services) &&
-		slices.EqualFunc(s.Hosts, o.Hosts, func(a, b *HostRef) bool { return a == b || *a == *b }) && slices.Equal(s.RouteConfigs, o.RouteConfigs) && slices.Equal(s.Headless, o.Headless) &&
+		slices.EqualFunc(s.Hosts, o.Hosts, func(a, b *HostRef) bool { return a == b || *a == *b }) && slices.Equal(s.RouteConfigs, o.RouteConfigs) && slices.Equal(s.Own, o.Own) && slices.Equal(s.Headless, o.Headless) &&
 		slices.EqualFunc(s.Sockets, o.Sockets, func(a, b Socket) bool {
 			return slices.Equal(a.Services, b.Services) && a.Name == b.Name && a.Address == b.Address && a.Port == b.Port && a.HandOff == b.HandOff &&
-				a.Protocol == b.Protocol && a.RouteConfig == b.RouteConfig && a.Own == b.Own
+				a.Protocol == b.Protocol && a.RouteConfig == b.RouteConfig
 		})
 }
 

@@ -164,10 +164,9 @@ func (s *scoper) ownSockets(svc *mesh.Service, p mesh.Port) bool {
 		if !s.Family.speaks(addr) {
 			continue
 		}
-		s.out.Sockets = append(s.out.Sockets, Socket{
-			Name: socketName(a, p.Number), Address: a, Port: p.Number, HandOff: true, Protocol: proto, RouteConfig: rc, Own: true,
-			Services: []SocketService{s.socketService(svc, p.Number)},
-		})
+		own := OwnSocket{Address: a, Protocol: proto, RouteConfig: rc, Service: s.socketService(svc, p.Number), Origin: s.out.Origin}
+		own.ClientNamespace, own.ClientLabels = s.opaqueClient(svc, own.Service)
+		s.out.Own = append(s.out.Own, own)
 	}
 	if found && rc != "" {
 		s.host(HostRef{RouteConfig: rc, Host: svc.ID.Host, Port: p.Number, Sniffed: true}, svc, nil)
@@ -176,12 +175,20 @@ func (s *scoper) ownSockets(svc *mesh.Service, p mesh.Port) bool {
 }
 
 func (s *scoper) headless(svc *mesh.Service, p mesh.Port) HeadlessRef {
-	ref := HeadlessRef{ID: svc.ID, Port: p.Number, Family: s.Family}
-	if head := s.Registry.RouteFor(svc.ID.Host, s.Namespace, nil); head != nil && head.Opaque {
-		ref.Routing, ref.ClientNamespace = head.Ref, s.Namespace
-		ref.ClientLabels = EncodeLabels(s.Labels, head.SourceKeys)
-	}
+	to := s.socketService(svc, p.Number)
+	ref := HeadlessRef{ID: svc.ID, Port: p.Number, Family: s.Family, Routing: to.Routing}
+	ref.ClientNamespace, ref.ClientLabels = s.opaqueClient(svc, to)
 	return ref
+}
+
+// opaqueClient is the client as far as the tcp and tls routes for a service
+// look at it; their destinations depend on its namespace.
+func (s *scoper) opaqueClient(svc *mesh.Service, to SocketService) (namespace, labels string) {
+	if to.Routing.Name == "" {
+		return "", ""
+	}
+	head := s.Registry.RouteFor(svc.ID.Host, s.Namespace, nil)
+	return s.Namespace, EncodeLabels(s.Labels, head.SourceKeys)
 }
 
 // proxyless gives each service port a route configuration of its own, named as

@@ -4,6 +4,7 @@ package xds
 
 import (
 	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -51,7 +52,7 @@ func sameGenerated(a, b *config.Object) bool {
 	}
 	x, ok1 := a.Spec.(proto.Message)
 	y, ok2 := b.Spec.(proto.Message)
-	return ok1 && ok2 && a.Key == b.Key && a.CreationTimestamp.Equal(b.CreationTimestamp) &&
+	return ok1 && ok2 && a.Key == b.Key && a.CreationTimestamp.Equal(b.CreationTimestamp) && slices.Equal(a.Parents, b.Parents) &&
 		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && proto.Equal(x, y)
 }
 

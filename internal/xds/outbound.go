@@ -70,6 +70,7 @@ type outbound struct {
 	endpoints *graph.Table[listKey, Set]
 	hosts     *graph.Table[compile.HostRef, *Resource]
 	sniffed   *graph.Table[compile.HostRef, *Resource] // route configurations of one host
+	own       *graph.Table[compile.OwnSocket, *Resource]
 	headless  *graph.Table[compile.HeadlessRef, Set]
 	hostSets  *graph.Table[scopeKey, Set]
 	listeners *graph.Table[scopeKey, Set]
@@ -93,11 +94,16 @@ func newOutbound(g *graph.Graph, s *sources, in *Interner, wanted, inline *graph
 	o.scopes = graph.Map(g, "scopes", wanted, o.resolve, (*compile.Scope).Equal)
 	o.deriveServices(g)
 	o.deriveHosts(g)
-	o.deriveHeadless(g)
+	o.deriveOwn(g)
 	shared := graph.Map(g, "scope-listeners", o.scopes, o.compileListeners, sameSet)
 	o.listeners = graph.Map(g, "outbound-listeners", o.scopes, func(c *graph.Ctx, k scopeKey, s *compile.Scope) (Set, bool) {
 		out, _ := graph.Fetch(c, shared, k)
-		var own Set
+		own := make(Set, 0, len(s.Own)+len(s.Headless))
+		for _, ref := range s.Own {
+			if l, ok := graph.Fetch(c, o.own, ref); ok {
+				own = append(own, l)
+			}
+		}
 		for _, ref := range s.Headless {
 			l, _ := graph.Fetch(c, o.headless, ref)
 			own = append(own, l...)
@@ -391,9 +397,35 @@ func (o *outbound) destinationOf(c *graph.Ctx, opts *compile.Options, svc *mesh.
 	return compile.Destination{Service: svc, Rules: o.rulesOf(c, refs)}
 }
 
-// deriveHeadless makes the listeners of headless services, which follow their
-// endpoints, apart from those that do not.
-func (o *outbound) deriveHeadless(g *graph.Graph) {
+// opaqueInput is what listeners of one service are made from.
+func (o *outbound) opaqueInput(c *graph.Ctx, routing compile.Ref, namespace, labels string) compile.OutboundInput {
+	in := compile.OutboundInput{
+		Client:   compile.Client{Namespace: namespace, Labels: compile.DecodeLabels(labels)},
+		Routings: map[compile.Ref]*config.Object{}, Destinations: map[string]compile.Destination{},
+	}
+	in.Options, _ = graph.Fetch(c, o.options, 0)
+	if routing.Name == "" {
+		return in
+	}
+	if obj, ok := graph.Fetch(c, o.routings, routing); ok {
+		in.Routings[routing] = obj
+		o.destinations(c, in.Options, obj, namespace, in.Destinations)
+	}
+	return in
+}
+
+// deriveOwn makes the listeners of services' own addresses and those of headless
+// services, which follow their endpoints, once for all scopes.
+func (o *outbound) deriveOwn(g *graph.Graph) {
+	sockets := graph.Union(g, "own-sockets", o.scopes, func(_ *graph.Ctx, _ scopeKey, s *compile.Scope, want func(compile.OwnSocket)) {
+		for _, sock := range s.Own {
+			want(sock)
+		}
+	})
+	o.own = graph.Map(g, "own-listeners", sockets, func(c *graph.Ctx, sock compile.OwnSocket, _ struct{}) (*Resource, bool) {
+		l := compile.OwnListener(o.opaqueInput(c, sock.Service.Routing, sock.ClientNamespace, sock.ClientLabels), sock)
+		return o.interner.Make(ListenerType, l.Name, Listener(&l)), true
+	}, nil)
 	refs := graph.Union(g, "headless-refs", o.scopes, func(_ *graph.Ctx, _ scopeKey, s *compile.Scope, want func(compile.HeadlessRef)) {
 		for _, ref := range s.Headless {
 			want(ref)
@@ -404,15 +436,8 @@ func (o *outbound) deriveHeadless(g *graph.Graph) {
 		if !ok {
 			return nil, false
 		}
-		opts, _ := graph.Fetch(c, o.options, 0)
-		in := compile.HeadlessInput{Ref: ref, Service: svc}
-		in.Options, in.Routings, in.Destinations = opts, map[compile.Ref]*config.Object{}, map[string]compile.Destination{}
-		in.Client = compile.Client{Namespace: ref.ClientNamespace, Labels: compile.DecodeLabels(ref.ClientLabels)}
+		in := compile.HeadlessInput{Ref: ref, Service: svc, OutboundInput: o.opaqueInput(c, ref.Routing, ref.ClientNamespace, ref.ClientLabels)}
 		in.Endpoints, _ = graph.Fetch(c, o.sources.endpoints, ref.ID)
-		if obj, ok := graph.Fetch(c, o.routings, ref.Routing); ok {
-			in.Routings[ref.Routing] = obj
-			o.destinations(c, opts, obj, ref.ClientNamespace, in.Destinations)
-		}
 		var out Set
 		for _, l := range compile.HeadlessListeners(in) {
 			out = append(out, o.interner.Make(ListenerType, l.Name, Listener(&l)))
