@@ -11,15 +11,19 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/lateen-mesh/lateen/internal/proxy/agent"
 	"github.com/lateen-mesh/lateen/internal/proxy/bootstrap"
@@ -29,6 +33,8 @@ import (
 const (
 	asProxy    = "CAPTURE_TEST_PROXY_BOOTSTRAP"
 	asProxyUID = "CAPTURE_TEST_PROXY_UID"
+	// asResolvConf stands for the pod's /etc/resolv.conf.
+	asResolvConf = "CAPTURE_TEST_RESOLV_CONF"
 )
 
 func TestMain(m *testing.M) {
@@ -64,7 +70,8 @@ func beProxy(file string) int {
 	}()
 	err = agent.Run(ctx, bs, agent.Options{
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), DrainTime: time.Millisecond,
-		OnReady: func(time.Duration) { fmt.Println("ready") },
+		OnReady:    func(time.Duration) { fmt.Println("ready") },
+		ResolvConf: os.Getenv(asResolvConf),
 	})
 	if err != nil {
 		return fail(err)
@@ -80,7 +87,14 @@ func (n *namespace) startProxy(t *testing.T, name, user string) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), asProxy+"="+file, asProxyUID+"="+user)
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(conf, []byte("nameserver "+peer4.String()+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(filepath.Dir(conf)), 0o755); err != nil { // the proxy's user reads it
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), asProxy+"="+file, asProxyUID+"="+user, asResolvConf+"="+conf)
 	var log lockedBuffer
 	cmd.Stderr = &log
 	stdin, err := cmd.StdinPipe()
@@ -266,6 +280,89 @@ func TestProxied(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
+}
+
+// TestProxiedDNS asks through the rules and the DNS proxy, which asks the pod's
+// server by the same addresses and ports as the application does.
+func TestProxiedDNS(t *testing.T) {
+	pod, peer := pair(t)
+	var asked atomic.Int64
+	peer.serveDNS(t, func(q dnsmessage.Question) []dnsmessage.Resource {
+		asked.Add(1)
+		if q.Type != dnsmessage.TypeA {
+			return nil
+		}
+		return []dnsmessage.Resource{{
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 5},
+			Body:   &dnsmessage.AResource{A: [4]byte{192, 0, 2, 5}},
+		}}
+	})
+	c := captureAll()
+	c.RedirectDNS, c.DNSServers = true, []netip.Addr{peer4}
+	pod.startProxy(t, "redirect.yaml", "1337")
+	pod.apply(t, c)
+	r := net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (c net.Conn, err error) {
+		pod.as(app, func() { c, err = net.Dial(network, peer4.String()+":53") })
+		return c, err
+	}}
+	for range 5 {
+		got, err := r.LookupHost(t.Context(), "outside.org.")
+		if err != nil || len(got) != 1 || got[0] != "192.0.2.5" {
+			t.Fatalf("got %v, %v", got, err)
+		}
+	}
+	if n := asked.Load(); n != 10 { // A and AAAA
+		t.Errorf("the server was asked %d times", n)
+	}
+	if got := pod.get(t, proxy, "127.0.0.1:15000", "localhost"); !strings.HasPrefix(got, "200 ") {
+		t.Fatalf("admin port: %s", got)
+	}
+	if n := pod.statistic(t, "dns.upstream_requests"); n != "10" {
+		t.Errorf("%s questions went through the proxy", n)
+	}
+}
+
+// statistic is a value of the proxy's admin port.
+func (n *namespace) statistic(t *testing.T, name string) string {
+	t.Helper()
+	for line := range strings.Lines(n.get(t, proxy, "127.0.0.1:15000", "localhost/stats?filter="+name+"&x=")) {
+		if _, v, ok := strings.Cut(strings.TrimSpace(line), name+": "); ok {
+			return v
+		}
+	}
+	return "no"
+}
+
+// serveDNS answers queries by UDP at the peer's address.
+func (n *namespace) serveDNS(t *testing.T, answer func(dnsmessage.Question) []dnsmessage.Resource) {
+	t.Helper()
+	var pc net.PacketConn
+	n.must(t, func() (err error) {
+		pc, err = net.ListenPacket("udp", peer4.String()+":53")
+		return err
+	})
+	t.Cleanup(func() { pc.Close() })
+	go func() {
+		b := make([]byte, 1024)
+		for {
+			k, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if err := m.Unpack(b[:k]); err != nil {
+				t.Error(err)
+				continue
+			}
+			m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+			m.Answers = answer(m.Questions[0])
+			out, err := m.Pack()
+			if err != nil {
+				t.Error(err)
+			}
+			_, _ = pc.WriteTo(out, from)
+		}
+	}()
 }
 
 // TestProxiedTransparent is the same by TPROXY, for which the proxy needs

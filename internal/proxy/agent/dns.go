@@ -54,6 +54,9 @@ func (s *Server) startDNS(ctx context.Context, wg *sync.WaitGroup) error {
 	if err := s.dns.Listen(ctx); err != nil {
 		return fmt.Errorf("DNS proxy: %w", err)
 	}
+	if s.bs.ADS == nil {
+		s.dns.Update(nil) // nobody will send names
+	}
 	wg.Go(func() { s.dns.Run(ctx) })
 	return nil
 }
