@@ -44,7 +44,7 @@ func (s *Server) validate(_ context.Context, req *admissionv1.AdmissionRequest) 
 	if len(errs) > 0 {
 		s.metrics.failed(resource, "invalid_resource")
 		s.opts.Log.Info("configuration refused", "namespace", req.Namespace, "name", req.Name, "kind", req.Kind.Kind, "errors", len(errs))
-		r := denied(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "configuration is invalid: "+strings.Join(errs, "\n"))
+		r := denied(http.StatusBadRequest, metav1.StatusReasonBadRequest, "configuration is invalid: "+strings.Join(errs, "\n"))
 		r.Warnings = warnings(notes)
 		return r
 	}
