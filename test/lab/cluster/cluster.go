@@ -152,8 +152,14 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin io.Reader, args ...string) 
 	return c.Run(ctx, stdin, append([]string{"kubectl"}, args...)...)
 }
 
-// Import gives all nodes the images in archives (OCI or docker-archive).
+// Import gives all nodes the images in archives (OCI or docker-archive), and
+// serves those in OCI layout to pods that insist on pulling.
 func (c *Cluster) Import(ctx context.Context, archives ...string) error {
+	for _, a := range archives {
+		if err := c.state.keep(a); err != nil {
+			return err
+		}
+	}
 	for _, n := range c.state.Nodes {
 		if err := c.state.importImages(ctx, n, archives); err != nil {
 			return err

@@ -44,6 +44,7 @@ func (s *State) components(exe string) []Component {
 			"--kubelet-certificate-authority=" + s.path("pki", "ca.crt"), "--kubelet-preferred-address-types=InternalIP",
 			"--metric-resolution=10s", "--kubelet-request-timeout=5s",
 		}},
+		Component{Name: "registry", Node: first.Name, Args: []string{exe, "registry", "--dir", s.Dir}},
 		Component{Name: "load-balancer", Node: first.Name, Args: []string{exe, "load-balancer", "--kubeconfig", s.Kubeconfig}},
 	)
 }

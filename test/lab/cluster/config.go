@@ -112,6 +112,8 @@ disabled_plugins = ["io.containerd.grpc.v1.healthcheck", "io.containerd.internal
   path = %[4]q
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = %[5]q
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = %[8]q
 [plugins.'io.containerd.cri.v1.runtime']
   # Raising the priority of a process before the OOM killer needs
   # CAP_SYS_RESOURCE, which containers and small machines often lack.
@@ -123,7 +125,7 @@ disabled_plugins = ["io.containerd.grpc.v1.healthcheck", "io.containerd.internal
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 `, s.nodeDir(n, "containerd"), s.nodeDir(n, "run"), s.nodeDir(n, "containerd.sock"), s.nodeDir(n, "opt"),
-		build.PauseImage, s.CNI, s.nodeDir(n, "cni"))
+		build.PauseImage, s.CNI, s.nodeDir(n, "cni"), s.path("registries"))
 }
 
 // writeConfig writes the configuration of all components.
@@ -139,6 +141,7 @@ func (s *State) writeConfig() error {
 		}
 	}
 	first := s.Nodes[0].Address
+	files[s.path("registries", "_default", "hosts.toml")] = s.mirrors()
 	files[s.path("Corefile")] = dns.Corefile(first, s.Kubeconfig)
 	// For programs of the machine that run in the lab; the search list is a pod's
 	// in the namespace default.

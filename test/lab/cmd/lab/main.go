@@ -42,7 +42,7 @@ func root() *cobra.Command {
 	c.PersistentFlags().StringVar(&l.o.Name, "name", l.o.Name, "name of the lab; also $LATEEN_LAB")
 	c.PersistentFlags().StringVar(&l.o.Dir, "dir", "", "state directory (default $XDG_RUNTIME_DIR/lateen-lab/NAME)")
 	c.AddCommand(l.up(), l.down(), l.status(), l.run(), l.kubectl(), l.logs(), l.images(),
-		l.stop(), l.start(), check(), l.anchor(), loadBalancer())
+		l.stop(), l.start(), check(), l.anchor(), l.registry(), loadBalancer())
 	return c
 }
 

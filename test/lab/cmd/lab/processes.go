@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// anchor and load-balancer are processes of the lab that this program runs as.
+// anchor, registry and load-balancer are processes of the lab that this program runs as.
 
 func (l *selected) anchor() *cobra.Command {
 	node := ""
@@ -30,6 +30,15 @@ func (l *selected) anchor() *cobra.Command {
 	}
 	c.Flags().StringVar(&node, "node", "", "the node to hold together")
 	return c
+}
+
+func (l *selected) registry() *cobra.Command {
+	return &cobra.Command{
+		Use: "registry", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cluster.ServeRegistry(cmd.Context(), l.o.Dir, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		},
+	}
 }
 
 func loadBalancer() *cobra.Command {
