@@ -387,5 +387,14 @@ func (s *Server) drain() {
 		}
 		time.Sleep(drainPoll)
 	}
+	// Whoever came in since the last look is served; who comes now is refused.
+	s.listeners.StopListening()
+	stopped := time.Now()
+	for s.listeners.Connections() > 0 && (s.opts.DrainToZero || time.Since(begin) < s.opts.DrainTime) {
+		if time.Since(stopped) > idleGrace {
+			s.listeners.CloseIdle()
+		}
+		time.Sleep(drainPoll)
+	}
 	s.log.Info("drained", "connections", s.listeners.Connections(), "after", time.Since(begin).Round(time.Millisecond))
 }

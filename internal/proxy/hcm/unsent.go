@@ -19,7 +19,10 @@ var unsentName = []byte(unsentField)
 
 // markUnsent marks a local answer to a peer of the mesh where that is true.
 func (x *exchange) markUnsent(r *message.Response, reset message.ResetReason) {
-	if x.reached || reset != message.ConnectionFailure && reset != message.ConnectTimeout {
+	unsent := !x.reached && (reset == message.ConnectionFailure || reset == message.ConnectTimeout)
+	// An application that ends may take a connection and close it unread.
+	ending := x.m.draining.Load() && (reset == message.ConnectionTermination || reset == message.RemoteReset) && x.safe()
+	if !unsent && !ending {
 		return
 	}
 	if len(x.c.info.PeerCertificates) == 0 {
@@ -49,16 +52,18 @@ func takeUnsent(resp *message.Response) bool {
 // server closed it as idle at that moment (RFC 9112 section 9.3.1, RFC 9110
 // section 9.2.2).
 func (x *exchange) lostOnReuse(se *message.StreamError) bool {
-	if x.replayed || x.us.Proto == message.HTTP2 || !x.bodyDone || x.req.BodyLength != 0 {
+	if x.replayed || x.us.Proto == message.HTTP2 || se.Reason != message.ConnectionTermination && se.Reason != message.RemoteReset {
 		return false
 	}
-	if se.Reason != message.ConnectionTermination && se.Reason != message.RemoteReset {
-		return false
-	}
+	return x.safe()
+}
+
+// safe says that the request may be made twice: it asks for nothing to change
+// and has no body (RFC 9110 section 9.2.1).
+func (x *exchange) safe() bool {
 	switch string(x.req.Method) {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
-	default:
-		return false
+		return x.bodyDone && x.req.BodyLength == 0 && len(x.req.Upgrade) == 0
 	}
-	return len(x.req.Upgrade) == 0
+	return false
 }

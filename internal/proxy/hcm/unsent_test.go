@@ -73,17 +73,22 @@ func TestMarkUnsent(t *testing.T) {
 		peer    []*x509.Certificate
 		reason  message.ResetReason
 		reached bool
+		ending  string // the method, while the proxy drains
 		want    bool
 	}{
-		{"refused", peer, message.ConnectionFailure, false, true},
-		{"timed out", peer, message.ConnectTimeout, false, true},
-		{"no certificate", nil, message.ConnectionFailure, false, false},
-		{"sent before", peer, message.ConnectionFailure, true, false},
-		{"broke off", peer, message.ConnectionTermination, false, false},
+		{"refused", peer, message.ConnectionFailure, false, "", true},
+		{"timed out", peer, message.ConnectTimeout, false, "", true},
+		{"no certificate", nil, message.ConnectionFailure, false, "", false},
+		{"sent before", peer, message.ConnectionFailure, true, "", false},
+		{"broke off", peer, message.ConnectionTermination, false, "", false},
+		{"broke off while ending", peer, message.ConnectionTermination, true, "GET", true},
+		{"unsafe, broke off while ending", peer, message.ConnectionTermination, true, "POST", false},
 	} {
 		x := &exchange{}
 		x.c = &conn{info: &ConnInfo{PeerCertificates: tc.peer}}
-		x.req, x.reached = &message.Request{}, tc.reached
+		x.m = &Manager{}
+		x.m.draining.Store(tc.ending != "")
+		x.req, x.reached, x.bodyDone = &message.Request{Method: []byte(tc.ending)}, tc.reached, true
 		x.markUnsent(&x.local, tc.reason)
 		if _, got := x.local.Header.GetName(unsentField); got != tc.want {
 			t.Errorf("%s: marked %v", tc.name, got)

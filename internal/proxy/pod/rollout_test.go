@@ -66,18 +66,24 @@ func newBackend(t *testing.T, ca *identitytest.Authority) *backend {
 	pl := newPlane(t, ca, func() string { return "t" })
 	pl.routeTLS(t, b.addr, ln.Addr().String())
 	b.e = newPodEnv(t, pl.addr)
+	b.e.vars["PROXY_CONFIG"] = strings.Replace(b.e.vars["PROXY_CONFIG"], `"0.3s"`, `"3600s"`, 1) // no clock decides
 	b.e.write(t, "root-cert.pem", string(ca.RootPEM()))
 	b.e.write(t, "istio-token", "t")
 	b.pod = start(t, b.e)
+	t.Cleanup(func() { _, _, _ = ask(http.MethodPost, b.pod.status("/quitquitquit")) }) // those that are left
 	want(t, b.pod.health(), 200, "LIVE")
 	return b
 }
 
-// remove ends the backend as Kubernetes ends a pod: the application and the
-// sidecar are told at once. The application takes no more connections; at once,
-// it also closes those that are idle, as Go's servers do.
+// remove ends the backend as Kubernetes ends a pod with a native sidecar: the
+// sidecar's preStop hook and the application's end first. The application takes
+// no more connections; at once, it also closes those that are idle, as Go's
+// servers do, and the sidecar is told to end before anybody has heard.
 func (b *backend) remove(t *testing.T, atOnce bool) {
-	b.pod.stop()
+	t.Helper()
+	if code, _, err := ask(http.MethodPost, b.pod.status("/drain")); err != nil || code != 200 {
+		t.Error(code, err)
+	}
 	if !atOnce {
 		b.ends.Store(true)
 		b.ln.Close()
@@ -88,6 +94,7 @@ func (b *backend) remove(t *testing.T, atOnce bool) {
 	if err := b.app.Shutdown(ctx); err != nil {
 		t.Error(err)
 	}
+	b.pod.stop()
 }
 
 func endpoints(addrs ...string) string {
@@ -194,6 +201,7 @@ func replaceAll(t *testing.T, atOnce bool, methods ...string) {
 		pl.set(t, xdsclient.Endpoints, "svc", endpoints(addrs()...))
 		pl.push(t, xdsclient.Endpoints, "svc")
 		more(50)
+		old.pod.stop()
 		old.pod.await(t)
 	}
 	done.Store(true)

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/netip"
 	"sync/atomic"
+
+	"golang.org/x/net/netutil"
 )
 
 // running is what the status port shows and changes of a proxy; *agent.Server
@@ -91,6 +93,9 @@ func only(path string, h http.Handler) http.Handler {
 	})
 }
 
+// maxStatusConnections bounds each port that the cluster's network can reach.
+const maxStatusConnections = 1024
+
 // listen opens the ports of a pod, all or none.
 func listen(addresses ...string) ([]net.Listener, error) {
 	var out []net.Listener
@@ -102,7 +107,7 @@ func listen(addresses ...string) ([]net.Listener, error) {
 			}
 			return nil, fmt.Errorf("status port: %w", err)
 		}
-		out = append(out, ln)
+		out = append(out, netutil.LimitListener(ln, maxStatusConnections))
 	}
 	return out, nil
 }
