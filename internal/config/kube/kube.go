@@ -111,9 +111,9 @@ func newClients(c *rest.Config) (clients, error) {
 	if base.UserAgent == "" {
 		base.UserAgent = "lateend"
 	}
-	// Answers in protobuf cost a fraction of the CPU; requests stay JSON.
+	// Answers in protobuf cost a fraction of the CPU; only reads are typed here.
 	proto := rest.CopyConfig(base)
-	proto.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	proto.AcceptContentTypes, proto.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/json"
 	var out clients
 	var err error
 	if out.typed, err = kubernetes.NewForConfig(proto); err != nil {

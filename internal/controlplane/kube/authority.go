@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,8 +38,12 @@ type Authority struct {
 
 	client    kubernetes.Interface
 	namespace string
-	data      map[string][]byte // what the Secret holds; never logged
+	options   ca.Options
 	log       *slog.Logger
+
+	mu      sync.Mutex        // guards what follows
+	data    map[string][]byte // what the Secret holds; never logged
+	changed chan struct{}     // closed and replaced when other roots are trusted
 }
 
 // OpenAuthority reads the authority of the Secret cacerts, else that of
@@ -82,7 +87,8 @@ func fromSecret(s *corev1.Secret, client kubernetes.Interface, o ca.Options, log
 		return nil, fmt.Errorf("authority in Secret %s/%s: %w", s.Namespace, s.Name, err)
 	}
 	log.Info("authority opened", "secret", s.Name, "root_expires", a.Root().NotAfter)
-	return &Authority{Authority: a, Secret: s.Name, client: client, namespace: s.Namespace, data: maps.Clone(s.Data), log: log}, nil
+	return &Authority{Authority: a, Secret: s.Name, client: client, namespace: s.Namespace, options: o, log: log,
+		data: maps.Clone(s.Data), changed: make(chan struct{})}, nil
 }
 
 // Restore writes the Secret of a self-signed authority back when somebody has
@@ -96,7 +102,10 @@ func (a *Authority) Restore(ctx context.Context) (bool, error) {
 	if !apierrors.IsNotFound(err) {
 		return false, err
 	}
-	_, err = a.client.CoreV1().Secrets(a.namespace).Create(ctx, selfSigned(a.namespace, a.data), metav1.CreateOptions{})
+	a.mu.Lock()
+	data := a.data
+	a.mu.Unlock()
+	_, err = a.client.CoreV1().Secrets(a.namespace).Create(ctx, selfSigned(a.namespace, data), metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return false, errors.Join(errors.New("the authority's Secret is gone and cannot be written back"), err)
 	}

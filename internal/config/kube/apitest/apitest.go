@@ -65,9 +65,9 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// Config reaches the server.
+// Config reaches the server, which speaks JSON alone.
 func (s *Server) Config() *rest.Config {
-	return &rest.Config{Host: s.http.URL, UserAgent: "test", QPS: -1}
+	return &rest.Config{Host: s.http.URL, UserAgent: "test", QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}
 }
 
 // Away makes the server refuse everything and end all watches, or serve again.
