@@ -14,15 +14,20 @@ import (
 	"time"
 
 	_ "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	"sigs.k8s.io/yaml"
 
 	"github.com/lateen-mesh/lateen/internal/compile"
 	"github.com/lateen-mesh/lateen/internal/config"
 	"github.com/lateen-mesh/lateen/internal/proxy/fieldpolicy"
+	"github.com/lateen-mesh/lateen/internal/proxy/listener"
+	"github.com/lateen-mesh/lateen/internal/proxy/secret"
+	"github.com/lateen-mesh/lateen/internal/proxy/telemetry"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected part of the golden files")
@@ -198,6 +203,7 @@ func TestGolden(t *testing.T) {
 			v := p.View(class)
 			if class.Mode != compile.ModeProxyless {
 				accepted(t, v)
+				listens(t, v)
 			}
 			got := render(t, v, a.text["show"])
 			if *update {
@@ -212,6 +218,33 @@ func TestGolden(t *testing.T) {
 				t.Errorf("-want +got; refresh with -update:\n%s", diff)
 			}
 		})
+	}
+}
+
+// handler stands for what a proxy does with connections.
+type handler struct{ listener.Handler }
+
+func (handler) Ready() bool { return true }
+func (handler) Drain()      {}
+func (handler) CloseIdle()  {}
+func (handler) Close()      {}
+
+// listens holds the listeners to the proxy's own reading of them, matches that
+// cannot be told apart included. Nothing is opened.
+func listens(t testing.TB, v *View) {
+	t.Helper()
+	m := listener.NewManager(listener.Options{
+		Build:   func(*listenerv3.Listener, *listenerv3.FilterChain) (listener.Handler, error) { return handler{}, nil },
+		Secrets: &secret.Store{}, Registry: telemetry.NewRegistry(),
+	})
+	var all []*listenerv3.Listener
+	for _, r := range v.Sets[ListenerType] {
+		l := decode(t, r).(*listenerv3.Listener)
+		l.BindToPort = wrapperspb.Bool(false)
+		all = append(all, l)
+	}
+	for name, err := range m.Apply(all, nil) {
+		t.Errorf("the proxy refuses listener %s: %v", name, err)
 	}
 }
 

@@ -39,7 +39,7 @@ func keyPair(t *testing.T) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 }
 
-func secret(namespace, name string, data map[string][]byte) config.Event {
+func secretEvent(namespace, name string, data map[string][]byte) config.Event {
 	k := config.Key{Kind: config.Secret, Namespace: namespace, Name: name}
 	return config.Event{Key: k, Object: &config.Object{Key: k, Spec: &k8s.Secret{Data: data}}}
 }
@@ -62,9 +62,9 @@ func TestGatewaySecrets(t *testing.T) {
 	p := NewPipeline(nil)
 	batch := events(t, securedGateway)
 	batch = append(batch,
-		secret("istio-system", "shop-cert", map[string][]byte{"tls.crt": cert, "tls.key": key, "ca.crt": cert}),
-		secret("istio-system", "other", map[string][]byte{"tls.crt": cert, "tls.key": key}),
-		secret("shop", "generic", map[string][]byte{"cert": cert, "key": key}))
+		secretEvent("istio-system", "shop-cert", map[string][]byte{"tls.crt": cert, "tls.key": key, "ca.crt": cert}),
+		secretEvent("istio-system", "other", map[string][]byte{"tls.crt": cert, "tls.key": key}),
+		secretEvent("shop", "generic", map[string][]byte{"cert": cert, "key": key}))
 	p.Apply(batch)
 	gateway := Class{Mode: compile.ModeGateway, Namespace: "istio-system", Address: "10.0.0.2", Labels: "istio=ingressgateway"}
 	sidecar := Class{Mode: compile.ModeRedirect, Namespace: "istio-system", Address: "10.0.0.3", Labels: "istio=ingressgateway"}
@@ -90,13 +90,13 @@ func TestGatewaySecrets(t *testing.T) {
 	}
 	accepted(t, p.View(gateway))
 
-	p.Apply([]config.Event{secret("istio-system", "generic", map[string][]byte{"cert": cert, "key": key})})
+	p.Apply([]config.Event{secretEvent("istio-system", "generic", map[string][]byte{"cert": cert, "key": key})})
 	if got, want := names(gateway), "kubernetes://generic kubernetes://shop-cert kubernetes://shop-cert-cacert"; got != want || len(p.Missing()) > 0 {
 		t.Errorf("after it came the gateway is given %q, want %q; missing %v", got, want, p.Missing())
 	}
 	before := p.View(gateway)
 	newCert, newKey := keyPair(t)
-	p.Apply([]config.Event{secret("istio-system", "shop-cert", map[string][]byte{"tls.crt": newCert, "tls.key": newKey})})
+	p.Apply([]config.Event{secretEvent("istio-system", "shop-cert", map[string][]byte{"tls.crt": newCert, "tls.key": newKey})})
 	after := p.View(gateway)
 	got := decode(t, after.Sets[SecretType].Get("kubernetes://shop-cert")).(*tlsv3.Secret)
 	if string(got.GetTlsCertificate().GetCertificateChain().GetInlineBytes()) != string(newCert) {
@@ -108,11 +108,11 @@ func TestGatewaySecrets(t *testing.T) {
 	if m := p.Missing(); len(m) != 1 || m[0].Key.Name != "shop-cert" || !strings.Contains(m[0].Reason, "neither ca.crt nor cacert") {
 		t.Errorf("missing: %v; want the roots that went away", m)
 	}
-	p.Apply([]config.Event{secret("istio-system", "shop-cert-cacert", map[string][]byte{"cacert": cert})})
+	p.Apply([]config.Event{secretEvent("istio-system", "shop-cert-cacert", map[string][]byte{"cacert": cert})})
 	if got := decode(t, p.View(gateway).Sets[SecretType].Get("kubernetes://shop-cert-cacert")).(*tlsv3.Secret); string(got.GetValidationContext().GetTrustedCa().GetInlineBytes()) != string(cert) {
 		t.Error("roots in a secret of their own do not reach the gateway")
 	}
-	p.Apply([]config.Event{secret("istio-system", "generic", map[string][]byte{"cert": cert, "key": newKey})})
+	p.Apply([]config.Event{secretEvent("istio-system", "generic", map[string][]byte{"cert": cert, "key": newKey})})
 	if m := p.Missing(); len(m) != 1 || strings.Contains(m[0].Reason, "PRIVATE KEY") {
 		t.Errorf("missing: %v; want one whose key is not the certificate's", m)
 	}

@@ -37,7 +37,9 @@ func referring(url string) bool {
 
 // whole says that all resources of the type are subscribed to by default, and
 // that a state-of-the-world response holds all of them.
-func whole(url string) bool { return url == xds.ClusterType || url == xds.ListenerType || url == xds.NameTableType }
+func whole(url string) bool {
+	return url == xds.ClusterType || url == xds.ListenerType || url == xds.NameTableType
+}
 
 // typeState is one type of resources on one stream. What the proxy has is sent,
 // restricted to what it subscribes to, without what is fresh.
