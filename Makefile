@@ -19,7 +19,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 # every exported method: 9 MB of lateen-proxy.
 TAGS     := grpcnotrace
 BINARIES := lateen lateend lateen-proxy bookinfo
-MODULES  := . test/interop
+MODULES  := . test/interop test/lab
 
 .PHONY: build demo test lint bench bench-control fuzz lab-up lab-down lab-images clean
 

@@ -76,9 +76,9 @@ func recipes() []recipe {
 type Options struct {
 	// Dir keeps the programs; empty is DefaultDir.
 	Dir string
-	// Root is the repository.
+	// Root is the repository; empty is FindRoot.
 	Root string
-	// Log takes a line for each thing made.
+	// Log takes a line for each thing made; nil is none.
 	Log io.Writer
 }
 
@@ -105,21 +105,17 @@ func DefaultDir() (string, error) {
 // turns; one that is interrupted leaves nothing that looks finished.
 func Ensure(ctx context.Context, o Options) (Programs, error) {
 	var p Programs
-	if o.Dir == "" {
-		d, err := DefaultDir()
-		if err != nil {
-			return p, err
-		}
-		o.Dir = d
+	if err := o.defaults(); err != nil {
+		return p, err
 	}
 	unlock, err := lock(o.Dir)
 	if err != nil {
 		return p, err
 	}
 	defer unlock()
-	goVersion, err := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOOS", "GOARCH").Output()
+	goVersion, err := toolchain(ctx)
 	if err != nil {
-		return p, fmt.Errorf("go env: %w; the lab builds Kubernetes, so it needs Go", err)
+		return p, err
 	}
 	for _, r := range recipes() {
 		dir, err := ensure(ctx, o, r, goVersion)
@@ -135,6 +131,53 @@ func Ensure(ctx context.Context, o Options) (Programs, error) {
 		}
 	}
 	return p, nil
+}
+
+// Missing names what Ensure would have to build, which takes minutes.
+func Missing(ctx context.Context, o Options) ([]string, error) {
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	goVersion, err := toolchain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, r := range recipes() {
+		key, err := r.key(o.Root, goVersion)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(filepath.Join(o.Dir, r.name+"-"+key)); err != nil {
+			out = append(out, r.String())
+		}
+	}
+	return out, nil
+}
+
+func (o *Options) defaults() (err error) {
+	if o.Dir == "" {
+		if o.Dir, err = DefaultDir(); err != nil {
+			return err
+		}
+	}
+	if o.Root == "" {
+		if o.Root, err = FindRoot(); err != nil {
+			return err
+		}
+	}
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	return nil
+}
+
+func toolchain(ctx context.Context) ([]byte, error) {
+	b, err := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOOS", "GOARCH").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env: %w; the lab builds Kubernetes, so it needs Go", err)
+	}
+	return b, nil
 }
 
 func ensure(ctx context.Context, o Options, r recipe, goVersion []byte) (string, error) {
