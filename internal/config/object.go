@@ -85,6 +85,10 @@ type Object struct {
 	Spec any
 	// Source is where it was read. It does not take part in Equal.
 	Source Source
+	// Parents are the objects that a generated object was made from: of a
+	// VirtualService that of each of its HTTP routes, in their order. It is
+	// nil for objects that a user wrote.
+	Parents []Key
 }
 
 // Clone returns a copy whose metadata may be changed; the spec is shared.

@@ -22,6 +22,10 @@ import (
 // effect, or not honoured here.
 func Validate(obj *Object) (warnings, errs []*Problem) {
 	c := &checker{obj: obj}
+	if obj.Kind.newSpec == nil {
+		c.fail("kind", "", "objects of kind %s are the cluster's own", obj.Kind.Name)
+		return nil, c.problems
+	}
 	if want := obj.Kind.newSpec(); reflect.TypeOf(obj.Spec) != reflect.TypeOf(want) || reflect.ValueOf(obj.Spec).IsNil() {
 		c.fail("spec", "", "is %T, want %T", obj.Spec, want)
 		return nil, c.problems

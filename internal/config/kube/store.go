@@ -124,16 +124,16 @@ const attempts = 5
 // Apply implements config.Store: without a resource version the last writer
 // wins.
 func (s *Store) Apply(ctx context.Context, obj *config.Object) (config.Applied, error) {
-	warnings, errs := config.Validate(obj)
-	if len(errs) > 0 {
-		return config.Applied{}, fmt.Errorf("%w: %w", config.ErrInvalid, config.Errors(errs))
-	}
 	if err := s.waitSynced(ctx); err != nil {
 		return config.Applied{}, err
 	}
 	client, gv, err := s.client(obj.Key)
 	if err != nil {
 		return config.Applied{}, err
+	}
+	warnings, errs := config.Validate(obj)
+	if len(errs) > 0 {
+		return config.Applied{}, fmt.Errorf("%w: %w", config.ErrInvalid, config.Errors(errs))
 	}
 	want, err := written(obj, gv)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"github.com/lateen-mesh/lateen/internal/config/storetest"
 )
 
+type kubeReport = kube.Report
+
 // defined makes a server that knows every kind of ours.
 func defined(t *testing.T) *apitest.Server {
 	api := apitest.New(t)
