@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/lateen-mesh/lateen/internal/compile"
 	"github.com/lateen-mesh/lateen/internal/config"
@@ -25,6 +26,7 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			w := &world{r: rand.New(rand.NewPCG(seed, 7)), objects: map[config.Key]*config.Object{}, effective: map[config.Key]*config.Object{}}
+			w.cert, w.key = keyPair(t)
 			gate := compile.NewGate()
 			p := NewPipeline(nil)
 			held := map[Class]bool{}
@@ -68,6 +70,7 @@ var classes = []Class{
 	{Mode: compile.ModeProxyless, Namespace: "b"},
 	{Mode: compile.ModeGateway, Namespace: "istio-system", Address: "127.0.1.9", Labels: "istio=gw", OnDemand: true},
 	{Mode: compile.ModeGateway, Namespace: "a", Address: "127.0.1.8", Labels: "istio=gw"},
+	{Mode: compile.ModeGateway, Namespace: "istio-system", Address: "10.0.2.1", Labels: "istio=ingressgateway"},
 }
 
 type world struct {
@@ -75,6 +78,7 @@ type world struct {
 	objects   map[config.Key]*config.Object
 	effective map[config.Key]*config.Object
 	clock     int64
+	cert, key []byte
 }
 
 func (w *world) pick(list ...string) string { return list[w.r.IntN(len(list))] }
@@ -117,7 +121,24 @@ func (w *world) clusterObject() *config.Object {
 		return &config.Object{Key: config.Key{Kind: k, Namespace: ns, Name: name}, Spec: spec}
 	}
 	service, pod := w.pick("s0", "s1", "s2"), w.pick("p1", "p2", "p3")
-	switch w.r.IntN(8) {
+	switch w.r.IntN(10) {
+	case 8:
+		data := map[string][]byte{"tls.crt": w.cert, "tls.key": w.key}
+		if w.r.IntN(3) == 0 {
+			data[w.pick("tls.crt", "ca.crt")] = []byte("broken")
+		}
+		return object(config.Secret, w.pick("istio-system", "a"), w.pick("cert", "cert-cacert"), &k8s.Secret{Data: data})
+	case 9:
+		kind, port := networkingv1.PathTypePrefix, networkingv1.ServiceBackendPort{Name: w.pick("http", "grpc-x")}
+		backend := networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: service, Port: port}}
+		o := object(config.Ingress, ns, w.pick("i0", "i1"), &networkingv1.IngressSpec{
+			TLS: []networkingv1.IngressTLS{{SecretName: w.pick("cert", "none")}},
+			Rules: []networkingv1.IngressRule{{Host: w.pick("x.example.com", "*.example.com"), IngressRuleValue: networkingv1.IngressRuleValue{
+				HTTP: &networkingv1.HTTPIngressRuleValue{Paths: []networkingv1.HTTPIngressPath{{Path: w.pick("/", "/long/path"), PathType: &kind, Backend: backend}}},
+			}}},
+		})
+		o.Annotations = map[string]string{"kubernetes.io/ingress.class": w.pick("istio", "istio", "nginx")}
+		return o
 	case 0, 1:
 		spec := &k8s.Service{Type: "ClusterIP", ClusterIPs: []string{w.pick("10.1.0.1", "10.1.0.2", "fd00::1")}, Headless: w.r.IntN(3) == 0}
 		if spec.Headless {
@@ -202,8 +223,10 @@ func (w *world) manifest() string {
 			ns = "a"
 			return head("Gateway", "g") + fmt.Sprintf(`
   selector: {istio: gw}
-  servers: [{port: {number: %s, name: http, protocol: HTTP}, hosts: ["*"]}]
-`, w.pick("8080", "8081"))
+  servers:
+  - {port: {number: %s, name: http, protocol: HTTP}, hosts: ["*"]}
+  - {port: {number: 8443, name: https, protocol: HTTPS}, hosts: ["*"], tls: {mode: %s, credentialName: cert}}
+`, w.pick("8080", "8081"), w.pick("SIMPLE", "MUTUAL"))
 		}
 		return head("PeerAuthentication", "p") + "  mtls: {mode: " + w.pick("STRICT", "PERMISSIVE", "DISABLE") + "}\n"
 	}
