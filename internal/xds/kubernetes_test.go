@@ -187,3 +187,83 @@ func TestReadiness(t *testing.T) {
 		}
 	}
 }
+
+// TestWorkloadSelectorFindsPods: a ServiceEntry selects pods as it does
+// WorkloadEntries, with the pods' identities.
+func TestWorkloadSelectorFindsPods(t *testing.T) {
+	v := view(t, Class{Mode: compile.ModeRedirect, Namespace: "other", Address: "10.0.0.1"}, `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: ledger, namespace: shop}
+spec:
+  hosts: [ledger.example.com]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, targetPort: 8080, name: http, protocol: HTTP}]
+  workloadSelector: {labels: {app: db}}
+`, strings.Replace(shop("10.0.0.9", "IPv4", "10.0.0.9", "10.96.0.3"), "serviceAccount: db", "serviceAccount: db, ready: true", 1))
+	a := decode(t, v.Sets[EndpointType].Get("outbound|80||ledger.example.com")).(*endpointv3.ClusterLoadAssignment)
+	if len(a.GetEndpoints()) != 1 || a.GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetSocketAddress().GetPortValue() != 8080 {
+		t.Fatalf("endpoints: %v", a)
+	}
+	c := decode(t, v.Sets[ClusterType].Get("outbound|80||ledger.example.com"))
+	if s := fmt.Sprint(c); !strings.Contains(s, "spiffe://cluster.local/ns/shop/sa/db") {
+		t.Errorf("the pod's account is not expected of the server: %v", s)
+	}
+}
+
+// TestServiceOverServiceEntry: of one host and namespace Kubernetes' Service
+// counts; when it goes the ServiceEntry comes into force.
+func TestServiceOverServiceEntry(t *testing.T) {
+	p := NewPipeline(nil)
+	service := clusterEvents(t, shop("10.0.0.9", "IPv4", "10.0.0.9", "10.96.0.3"))
+	p.Apply(append(events(t, `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db, namespace: shop}
+spec: {hosts: [db.shop.svc.cluster.local], resolution: DNS, ports: [{number: 9999, name: http, protocol: HTTP}]}
+`), service...))
+	class := Class{Mode: compile.ModeRedirect, Namespace: "shop", Address: "10.0.0.1"}
+	p.Hold(class, func(*View) {})
+	has := func(port string) bool {
+		return p.View(class).Sets[ClusterType].Get("outbound|"+port+"||db.shop.svc.cluster.local") != nil
+	}
+	if !has("3306") || has("9999") {
+		t.Errorf("the Service is in force: %v, the ServiceEntry: %v", has("3306"), has("9999"))
+	}
+	service[0].Object = nil
+	p.Apply(service[:1])
+	if has("3306") || !has("9999") {
+		t.Errorf("afterwards the Service is in force: %v, the ServiceEntry: %v", has("3306"), has("9999"))
+	}
+}
+
+// TestMeshSettings: the mesh's settings reach what they are about, and HTTP/2
+// for other services is not forced on the pod's own application.
+func TestMeshSettings(t *testing.T) {
+	p := NewPipeline(nil)
+	p.Apply(append(meshOptions(t, `
+inboundTrafficPolicy: {mode: LOCALHOST}
+h2UpgradePolicy: UPGRADE
+trustDomainAliases: [old.example]
+tcpKeepalive: {time: 30s}
+`), clusterEvents(t, shop("10.0.0.9", "IPv4", "10.0.0.9", "10.96.0.3"))...))
+	class := Class{Mode: compile.ModeRedirect, Namespace: "shop", Address: "10.0.0.9", Pod: "db-0"}
+	p.Hold(class, func(*View) {})
+	cluster := func(name string) *clusterv3.Cluster {
+		return decode(t, p.View(class).Sets[ClusterType].Get(name)).(*clusterv3.Cluster)
+	}
+	in := cluster("inbound|8080||")
+	if a := in.GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetSocketAddress(); a.GetAddress() != "127.0.0.1" || a.GetPortValue() != 8080 {
+		t.Errorf("the application is reached at %v", a)
+	}
+	if o := in.GetTypedExtensionProtocolOptions(); len(o) > 0 {
+		t.Errorf("the application is spoken to with %v", o)
+	}
+	out := fmt.Sprint(cluster("outbound|80||db.shop.svc.cluster.local"))
+	for _, want := range []string{"http2_protocol_options", "spiffe://old.example/ns/shop/sa/db", "spiffe://cluster.local/ns/shop/sa/db", "keepalive_time"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the cluster lacks %q: %s", want, out)
+		}
+	}
+}
