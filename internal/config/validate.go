@@ -31,6 +31,9 @@ func Validate(obj *Object) (warnings, errs []*Problem) {
 		return nil, c.problems
 	}
 	if m, ok := obj.Spec.(proto.Message); ok {
+		if obj.Kind == MeshConfig {
+			c.defaults = DefaultMeshConfig().ProtoReflect()
+		}
 		c.message(m.ProtoReflect(), "spec")
 	}
 	if obj.Kind.NotHonoured != "" {
@@ -56,6 +59,9 @@ func Validate(obj *Object) (warnings, errs []*Problem) {
 type checker struct {
 	obj      *Object
 	problems []*Problem
+	// defaults is what the message that is being checked is by default; nil:
+	// all in it is the user's wish.
+	defaults protoreflect.Message
 }
 
 func (c *checker) fail(path, fix, format string, args ...any) {
@@ -98,18 +104,23 @@ func (c *checker) message(m protoreflect.Message, path string) {
 		return
 	}
 	fields := m.Descriptor().Fields()
+	defaults := c.defaults
+	defer func() { c.defaults = defaults }()
 	for i := range fields.Len() {
 		fd := fields.Get(i)
 		p := join(path, fd.JSONName())
+		c.defaults = nil
 		if !m.Has(fd) {
 			c.check(!isRequired(fd), p, "add it", "is required")
 			continue
 		}
-		// The mesh configuration is full of defaults, which are nobody's wish.
-		if c.obj.Kind != MeshConfig {
+		v := m.Get(fd)
+		if defaults == nil || !defaults.Has(fd) || !defaults.Get(fd).Equal(v) {
 			c.marks(m, fd, p)
 		}
-		v := m.Get(fd)
+		if defaults != nil && defaults.Has(fd) && fd.Message() != nil && !fd.IsList() && !fd.IsMap() {
+			c.defaults = defaults.Get(fd).Message()
+		}
 		switch {
 		case fd.IsMap():
 			if fd.MapValue().Message() != nil {
