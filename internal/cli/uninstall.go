@@ -75,7 +75,13 @@ func (a *app) uninstall(f uninstallFlags) error {
 			return err
 		}
 	}
-	return a.failure(r.Apply(ctx, cluster))
+	if err := a.failure(r.Apply(ctx, cluster)); err != nil {
+		return err
+	}
+	if f.purge {
+		a.errorf("Namespace %s stays, because it may hold what is not ours: kubectl delete namespace %s", k.system, k.system)
+	}
+	return nil
 }
 
 // experimentalCmd holds verbs under the names that istioctl's users type.
