@@ -239,7 +239,7 @@ func (r recipe) run(ctx context.Context, root, out string) error {
 		cmd.Dir = filepath.Join(root, r.module)
 	}
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+out, "GOWORK=off", "GOFLAGS=-buildvcs=false")
-	// A build of many minutes should not take the machine from its user.
+	// A build of many minutes must not outlive whoever wanted it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", args[0], err, bytes.TrimSpace(b))

@@ -137,8 +137,7 @@ func (u user) service(t *testing.T) {
 			t.Errorf("http://%s answers %q", host, got)
 		}
 	}
-	// The same name from the other node's pods goes through its own kube-proxy;
-	// both pods must be reached from the first.
+	// One of the pods is on the other node.
 	seen := map[string]bool{}
 	for range 40 {
 		seen[u.run(t, "curl", "-sS", "--max-time", "10", "http://"+address)] = true
