@@ -50,19 +50,6 @@ func keys(names ...string) path {
 	return out
 }
 
-// after returns the rest of p behind prefix.
-func (p path) after(prefix path) (path, bool) {
-	if len(p) < len(prefix) {
-		return nil, false
-	}
-	for i := range prefix {
-		if p[i] != prefix[i] {
-			return nil, false
-		}
-	}
-	return p[len(prefix):], true
-}
-
 // maxIndex bounds the lists that a setting may make.
 const maxIndex = 1000
 

@@ -254,7 +254,7 @@ func authority(ctx context.Context, e *Env) error {
 			return forbidden(err)
 		}
 		if err := validCertificates(e, s.Data["ca-cert.pem"]); err != nil {
-			return fmt.Errorf("Secret %s: %w", name, err)
+			return fmt.Errorf("in Secret %s: %w", name, err)
 		}
 		return nil
 	}
@@ -284,7 +284,7 @@ func roots(ctx context.Context, e *Env) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("ConfigMap %s is missing or another in %s", rootConfigMap, strings.Join(missing, ", "))
+		return fmt.Errorf("the ConfigMap %s is missing or another in %s", rootConfigMap, strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -296,7 +296,7 @@ func gateways(ctx context.Context, e *Env) error {
 	}
 	for _, d := range list.Items {
 		if d.Status.AvailableReplicas == 0 && (d.Spec.Replicas == nil || *d.Spec.Replicas > 0) {
-			return fmt.Errorf("Deployment %s/%s has no replica available", d.Namespace, d.Name)
+			return fmt.Errorf("no replica of Deployment %s/%s is available", d.Namespace, d.Name)
 		}
 	}
 	return nil
@@ -309,7 +309,7 @@ func addresses(ctx context.Context, e *Env) error {
 	}
 	for _, s := range list.Items {
 		if s.Spec.Type == corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) == 0 {
-			return warn("Service %s/%s has none", s.Namespace, s.Name)
+			return warn("none for Service %s/%s", s.Namespace, s.Name)
 		}
 	}
 	return nil

@@ -212,7 +212,7 @@ func otherControlPlane(ctx context.Context, e *Env) error {
 	}
 	for _, d := range list.Items {
 		if d.Labels[install.OwnerLabel] != install.Owner {
-			return fmt.Errorf("Deployment %s/%s is not Lateen's", d.Namespace, d.Name)
+			return fmt.Errorf("the Deployment %s/%s is not Lateen's", d.Namespace, d.Name)
 		}
 	}
 	return nil

@@ -12,7 +12,12 @@ import (
 const maxNames = 5
 
 func proxies() Category {
-	return Category{"proxies", []Check{
+	return Category{"proxies", append(versions(), states()...)}
+}
+
+// versions are the checks of who answers and what it is.
+func versions() []Check {
+	return []Check{
 		{
 			Description: "control plane answers",
 			Hint:        "you need the permission to port-forward to its pods: kubectl auth can-i create pods/portforward -n istio-system",
@@ -74,6 +79,12 @@ func proxies() Category {
 				return nil
 			}),
 		},
+	}
+}
+
+// states are the checks of what the proxies run.
+func states() []Check {
+	return []Check{
 		{
 			Description: "no proxy refuses its configuration",
 			Hint:        "lateen proxy status NAME says what and why; lateen get -A KIND which object it is from",
@@ -116,7 +127,7 @@ func proxies() Category {
 				return nil
 			}),
 		},
-	}}
+	}
 }
 
 // ofMesh is a check of what the control plane says.
