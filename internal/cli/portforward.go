@@ -14,12 +14,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // dialPod connects to a port of a pod through the API server, as kubectl
@@ -30,12 +30,12 @@ func dialPod(ctx context.Context, cfg *rest.Config, client kubernetes.Interface,
 	if err != nil {
 		return nil, err
 	}
-	classic := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
-	tunnel, err := portforward.NewSPDYOverWebsocketDialer(url, cfg)
+	classic := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
+	tunnel, err := portforward.NewSPDYOverWebsocketDialerForStreaming(url, cfg)
 	if err != nil {
 		return nil, err
 	}
-	dialer := portforward.NewFallbackDialer(tunnel, classic, func(err error) bool {
+	dialer := portforward.NewFallbackDialerForStreaming(tunnel, classic, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	// The dialer takes no context: give up on it, and close what comes too late.
