@@ -292,11 +292,22 @@ func (set *ruleSet) lookup(host, client string, labels map[string]string) []Ref 
 	return nil
 }
 
+// private: it is of the client's namespace and for that one only.
+func (h *RouteHead) private(client string) bool {
+	return h.Ref.Namespace == client && len(h.ExportTo) == 1 && h.ExportTo[0] == "."
+}
+
 // RouteFor returns the VirtualService of a host for sidecars of a namespace:
-// an exact host before a wildcard, the longest wildcard, the oldest.
+// an exact host before a wildcard, the longest wildcard, one that only the
+// namespace has before one that others have too (as in Istio), the oldest.
 func (r *Registry) RouteFor(host, client string, visible func(*RouteHead) bool) *RouteHead {
 	ok := func(h *RouteHead) bool {
 		return h.ExportTo.Allows(h.Ref.Namespace, client) && (visible == nil || visible(h))
+	}
+	for _, h := range r.exact[host] {
+		if h.private(client) && ok(h) {
+			return h
+		}
 	}
 	for _, h := range r.exact[host] {
 		if ok(h) {

@@ -26,7 +26,7 @@ type generated struct {
 // generators are all that make Gateways and VirtualServices. They may read what
 // is in sources when they are called: sources of kinds, options and services'
 // objects, but neither gateways nor routings.
-var generators = []func(*graph.Graph, *sources) generated{ingresses}
+var generators = []func(*graph.Graph, *sources) generated{ingresses, gatewayAPI}
 
 // joinGenerated joins the user's Gateways and VirtualServices to the generated.
 func (s *sources) joinGenerated(g *graph.Graph, gateways, routings objects) {

@@ -31,6 +31,8 @@ type sources struct {
 	peers     objects
 	workloads objects // WorkloadEntry
 	cluster   clusterSources
+	// gatewayAPI is where gateways and routings come from besides.
+	gatewayAPI gatewaySources
 
 	services  *graph.Table[mesh.ServiceID, *mesh.Service]
 	endpoints *graph.Table[mesh.ServiceID, []mesh.Endpoint]
@@ -71,6 +73,8 @@ func newSources(g *graph.Graph) *sources {
 	s.entries, s.rules, s.sidecars, s.peers = source(config.ServiceEntry), source(config.DestinationRule), source(config.Sidecar), source(config.PeerAuthentication)
 	s.workloads = source(config.WorkloadEntry)
 	s.cluster = newClusterSources(g, source)
+	s.gatewayAPI = newGatewaySources(g, source)
+	s.byKind[config.KubeGateway] = s.gatewayAPI.gateways
 	s.joinGenerated(g, source(config.Gateway), source(config.VirtualService))
 	namespace := func(k compile.Ref, _ *config.Object) []string { return []string{k.Namespace} }
 	s.sidecarsByNS = graph.NewIndex(g, "sidecars/namespace", s.sidecars, namespace)

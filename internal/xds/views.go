@@ -193,8 +193,8 @@ func (v *views) compileGateway(c *graph.Ctx, class Class, _ bool) (*side, bool) 
 	in.Services = v.servicesOf(c, in.Workload)
 	seen := map[compile.Ref]bool{}
 	for ref, g := range graph.FetchAll(c, v.gateways) {
-		if !compile.SelectsGateway(g, in.Workload.Labels) {
-			continue
+		if !compile.SelectsGateway(g, in.Workload.Labels) || len(g.Parents) > 0 && g.Namespace != class.Namespace {
+			continue // what is made of a Gateway API's is for its own namespace
 		}
 		in.Gateways = append(in.Gateways, g)
 		for r := range graph.FetchIndex(c, v.byGateway, ref.String()) {

@@ -34,6 +34,9 @@ type Gateway struct {
 	// Objects are Istio's Gateways, one for each listener that can be served.
 	Objects   []*config.Object
 	Listeners []Listener
+	// Reserved are hosts that belong to one listener, whether it has routes or
+	// not: they have no rules.
+	Reserved []Attachment
 	// Managed: what serves it is deployed for it; else Service, which its
 	// addresses name, leads to what does.
 	Managed bool
@@ -60,6 +63,9 @@ type Listener struct {
 func Ours(class *config.Object) bool {
 	return class != nil && string(class.Spec.(*v1.GatewayClassSpec).ControllerName) == Controller
 }
+
+// ClassOf is the name of a Gateway's class.
+func ClassOf(o *config.Object) string { return string(o.Spec.(*v1.GatewaySpec).GatewayClassName) }
 
 // Managed tells whether what serves a Gateway is deployed for it: not when its
 // addresses name a Service that is there already.
@@ -144,7 +150,24 @@ func CompileGateway(in GatewayInput) *Gateway {
 			Spec: &networking.Gateway{Selector: selector, Servers: []*networking.Server{server}}, Parents: []config.Key{o.Key},
 		})
 	}
+	g.reserve(o)
 	return g
+}
+
+// reserve keeps requests for a listener's hostname from the routes of a listener
+// of the same port with a wider one.
+func (g *Gateway) reserve(o *config.Object) {
+	for i := range g.Listeners {
+		l := &g.Listeners[i]
+		wider := slices.ContainsFunc(g.Listeners, func(x Listener) bool {
+			return x.usable && x.Port == l.Port && x.Name != l.Name && covers(x.Hostname, l.Hostname)
+		})
+		if l.usable && l.Hostname != "" && wider {
+			g.Reserved = append(g.Reserved, Attachment{
+				Key: Key{Parent: g.Ref, Listener: l.Name, Host: l.Hostname}, Route: o, Port: l.Port, Gateway: g.Service.Namespace + "/" + g.istioGateway(l.Name),
+			})
+		}
+	}
 }
 
 // istioGateway is the name of the generated Gateway of a listener. A Gateway of

@@ -62,6 +62,7 @@ type Output struct {
 // Translate runs the steps one after the other, as the graph does piece by
 // piece: CompileGateway, CompileRoute, VirtualService.
 func Translate(in Input) *Output {
+	fragments := map[Key][]Attachment{}
 	out := &Output{Gateways: map[compile.Ref]*Gateway{}, Routes: map[config.Key]*Route{}, Attached: map[compile.Ref]map[string]int32{}}
 	for _, o := range in.Gateways {
 		spec := o.Spec.(*v1.GatewaySpec)
@@ -74,8 +75,10 @@ func Translate(in Input) *Output {
 		out.Gateways[g.Ref] = g
 		out.Attached[g.Ref] = map[string]int32{}
 		out.Objects = append(out.Objects, g.Objects...)
+		for _, a := range g.Reserved {
+			fragments[a.Key] = append(fragments[a.Key], a)
+		}
 	}
-	fragments := map[Key][]Attachment{}
 	for _, o := range in.Routes {
 		r := CompileRoute(RouteInput{
 			Route: o, Gateways: out.Gateways, Labels: in.Namespaces[o.Namespace], Services: in.Services, Grants: in.Grants,

@@ -4,8 +4,10 @@ package gatewayapi
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	v1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -22,6 +24,12 @@ type Rule struct {
 	// redirect: the port of the routes' redirect is the listener's, unless it
 	// is said.
 	redirect *v1.HTTPRequestRedirectFilter
+}
+
+// Equal tells whether two rules are the same.
+func (r *Rule) Equal(o *Rule) bool {
+	return r.rank == o.rank && slices.EqualFunc(r.routes, o.routes, func(a, b *networking.HTTPRoute) bool { return a == b || proto.Equal(a, b) }) &&
+		reflect.DeepEqual(r.redirect, o.redirect)
 }
 
 // rules is all rules of a route, and what was wrong with them.
