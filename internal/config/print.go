@@ -8,10 +8,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"sigs.k8s.io/yaml"
 )
 
@@ -59,7 +61,44 @@ func (o *Object) specJSON() (any, error) {
 	if err := d.Decode(&v); err != nil {
 		return nil, fmt.Errorf("write %s: %w", o.Key, err)
 	}
+	if m, ok := o.Spec.(proto.Message); ok {
+		wholeNumbers(m.ProtoReflect().Descriptor(), v)
+	}
 	return v, nil
+}
+
+// wholeNumbers writes integers of 64 bits as numbers. The JSON mapping of
+// protocol buffers has them as strings, which the definitions of Istio's kinds
+// do not accept.
+func wholeNumbers(d protoreflect.MessageDescriptor, v any) {
+	m, ok := v.(map[string]any)
+	if !ok || strings.HasPrefix(string(d.FullName()), "google.protobuf.") {
+		return
+	}
+	for name, field := range m {
+		fd := d.Fields().ByJSONName(name)
+		switch {
+		case fd == nil:
+		case fd.IsMap():
+			if entries, ok := field.(map[string]any); ok && fd.MapValue().Message() != nil {
+				for _, e := range entries {
+					wholeNumbers(fd.MapValue().Message(), e)
+				}
+			}
+		case fd.Message() != nil:
+			items, isList := field.([]any)
+			if !isList {
+				items = []any{field}
+			}
+			for _, item := range items {
+				wholeNumbers(fd.Message(), item)
+			}
+		case fd.Kind() == protoreflect.Int64Kind || fd.Kind() == protoreflect.Uint64Kind:
+			if text, ok := field.(string); ok {
+				m[name] = json.Number(text)
+			}
+		}
+	}
 }
 
 // YAML writes the object as `kubectl get -o yaml` would.

@@ -63,7 +63,7 @@ func readTombstone(data []byte) (config.Key, string, error) {
 		return config.Key{}, "", fmt.Errorf("malformed tombstone: %w", err)
 	}
 	kind, _ := config.FindKind(t.Kind)
-	if kind == nil || t.Namespace == "" || t.Name == "" {
+	if kind == nil || t.Namespace == "" && !kind.ClusterScoped || t.Name == "" {
 		return config.Key{}, "", fmt.Errorf("malformed tombstone: no object %s/%s/%s", t.Kind, t.Namespace, t.Name)
 	}
 	return config.Key{Kind: kind, Namespace: t.Namespace, Name: t.Name}, t.ResourceVersion, nil
