@@ -31,7 +31,7 @@ func newGatewaySources(g *graph.Graph, source func(*config.Kind) objects) gatewa
 
 // servedRoute names a route of either kind.
 type servedRoute struct {
-	kind *config.Kind
+	kind string
 	ref  compile.Ref
 }
 
@@ -58,14 +58,14 @@ func gatewayAPI(g *graph.Graph, s *sources) generated {
 			r := gatewayapi.CompileRoute(s.routeInput(c, gateways, o))
 			for i := range r.Attachments {
 				a := &r.Attachments[i]
-				emit(attachmentKey{servedRoute{k, ref}, a.Key, a.Port}, a)
+				emit(attachmentKey{servedRoute{k.Name, ref}, a.Key, a.Port}, a)
 			}
 		}, sameAttachment)
 	}
 	reserved := graph.FlatMap(g, "gateway-api-reserved", gateways, func(_ *graph.Ctx, ref compile.Ref, gw *gatewayapi.Gateway, emit func(attachmentKey, *gatewayapi.Attachment)) {
 		for i := range gw.Reserved {
 			a := &gw.Reserved[i]
-			emit(attachmentKey{servedRoute{config.KubeGateway, ref}, a.Key, a.Port}, a)
+			emit(attachmentKey{servedRoute{config.KubeGateway.Name, ref}, a.Key, a.Port}, a)
 		}
 	}, sameAttachment)
 	all := graph.Join(g, "gateway-api-attachments", sameAttachment, routes(config.HTTPRoute, s.gatewayAPI.http), routes(config.GRPCRoute, s.gatewayAPI.grpc), reserved)
