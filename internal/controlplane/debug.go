@@ -122,6 +122,9 @@ func (p *plane) metrics(w io.Writer) {
 	fmt.Fprintf(w, "lateen_objects_held %d\n", len(p.publisher.held()))
 	header("lateen_config_problems", "gauge", "Problems in the configuration.")
 	fmt.Fprintf(w, "lateen_config_problems{severity=\"error\"} %d\n", p.errorCount())
+	if p.cluster != nil && p.cluster.webhook != nil {
+		p.cluster.webhook.WriteMetrics(w)
+	}
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
 	header("go_memstats_heap_inuse_bytes", "gauge", "Heap in use.")

@@ -3,6 +3,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,7 @@ func (c *cluster) injection(ctx context.Context, namespace string) (inject.Input
 	case !errors.Is(err, config.ErrNotFound):
 		return in, fmt.Errorf("mesh configuration: %w", err)
 	}
-	root := c.Namespace
+	root := cmp.Or(in.Mesh.GetRootNamespace(), c.Namespace)
 	for _, ns := range slices.Compact([]string{root, namespace}) {
 		list, err := c.store.List(ctx, config.ProxyConfig, ns)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -52,6 +53,7 @@ type cluster struct {
 	Kubernetes
 	config    *rest.Config
 	client    kubernetes.Interface
+	dynamic   dynamic.Interface
 	store     *kube.Store
 	authority *chores.Authority
 	settings  *injectorSettings
@@ -64,12 +66,15 @@ func (p *plane) openCluster(ctx context.Context) error {
 	if k.Namespace == "" || k.Pod == "" {
 		return errors.New("a control plane in a cluster needs POD_NAMESPACE and POD_NAME in its environment")
 	}
-	cfg, err := clientcmd.BuildConfigFromFlags("", k.Kubeconfig)
+	cfg, err := credentialsOf(k.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("cluster credentials: %w", err)
 	}
 	c := &cluster{Kubernetes: k, config: cfg, log: p.log}
 	if c.client, err = kubernetes.NewForConfig(cfg); err != nil {
+		return fmt.Errorf("cluster client: %w", err)
+	}
+	if c.dynamic, err = dynamic.NewForConfig(cfg); err != nil {
 		return fmt.Errorf("cluster client: %w", err)
 	}
 	c.store, err = kube.Open(ctx, kube.Options{Config: cfg, Namespace: k.Namespace, Revision: k.Revision, Log: p.log})
@@ -84,6 +89,13 @@ func (p *plane) openCluster(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+func credentialsOf(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
 func (c *cluster) openAuthority(ctx context.Context, p *plane, trustDomain string) error {
@@ -126,6 +138,7 @@ func (p *plane) serveCluster(ctx context.Context, fail func(error)) error {
 	if err := p.serveAPI(fail); err != nil {
 		return err
 	}
+	running.Go(func() { c.authority.Follow(ctx) })
 	running.Go(func() {
 		if err := chores.Lead(ctx, c.client, c.Namespace, "istio-leader"+c.suffix(), c.Pod, p.log, c.lead); err != nil {
 			fail(err)
@@ -180,10 +193,20 @@ func (c *cluster) names() ca.Names {
 
 // lead does what only one replica may, until ctx ends.
 func (c *cluster) lead(ctx context.Context) {
-	roots := &chores.Roots{Client: c.client, PEM: c.authority.RootPEM(), Log: c.log}
+	status := &chores.Status{Reports: c.store.Reports, Client: c.dynamic, Log: c.log}
+	var running sync.WaitGroup
+	running.Go(func() { c.authority.Guard(ctx) })
+	running.Go(func() { c.authority.WithRoots(ctx, c.publishRoots) })
+	running.Go(func() { status.Run(ctx) })
+	running.Wait()
+}
+
+// publishRoots tells namespaces and the API server whom to trust.
+func (c *cluster) publishRoots(ctx context.Context, pem []byte) {
+	roots := &chores.Roots{Client: c.client, PEM: pem, Log: c.log}
 	bundles := &chores.Bundles{
 		Client: c.client, Mutating: "istio-sidecar-injector" + c.suffix(), Validating: "istio-validator" + c.suffix() + "-" + c.Namespace,
-		PEM: c.authority.RootPEM(), Log: c.log,
+		PEM: pem, Log: c.log,
 	}
 	var running sync.WaitGroup
 	running.Go(func() { roots.Run(ctx) })

@@ -7,15 +7,18 @@ import (
 	"context"
 	"log/slog"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 )
 
 // Bundles keeps the CA bundle of our webhooks' configurations, by which the
-// API server knows the control plane.
+// API server knows the control plane. With it, what cannot be validated is
+// refused from then on.
 type Bundles struct {
 	Client kubernetes.Interface
 	// Mutating and Validating name the two configurations.
@@ -80,6 +83,11 @@ func (b *Bundles) validating(ctx context.Context) error {
 	for i := range c.Webhooks {
 		if w := &c.Webhooks[i].ClientConfig; !bytes.Equal(w.CABundle, b.PEM) {
 			w.CABundle, changed = b.PEM, true
+		}
+		// Until now nobody could answer, and no configuration could have been
+		// written if that had failed.
+		if p := c.Webhooks[i].FailurePolicy; p == nil || *p != admissionregistrationv1.Fail {
+			c.Webhooks[i].FailurePolicy, changed = ptr.To(admissionregistrationv1.Fail), true
 		}
 	}
 	if !changed {
