@@ -28,6 +28,7 @@ Usage:
   servers tcp-echo PORT[,PORT] PREFIX  each line comes back as "PREFIX line"
   servers health [PORT[,PORT]]         GET /foo and /bar (8001,8002)
   servers websocket [PORT]             a page, /ws and /api (8888)
+  servers load [FLAGS] URL             requests at a steady rate, and how many failed
   servers version
 
 helloworld says the version that SERVICE_VERSION gives (v1) and the instance
@@ -36,6 +37,7 @@ that HOSTNAME gives. A port may be an address, such as 127.0.0.1:5000.
 Examples:
   servers helloworld
   servers tcp-echo 9000,9001 hello
+  servers load --rate 100 --duration 1m http://127.0.0.1:5000/hello
 `
 
 func main() {
@@ -54,6 +56,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if args[0] == "version" {
 		fmt.Fprintln(stdout, version)
 		return 0
+	}
+	if args[0] == "load" {
+		return load(ctx, args[1:], os.Stdin, stdout, stderr)
 	}
 	p, err := choose(args, getenv)
 	if err != nil {
@@ -106,7 +111,7 @@ func choose(args []string, getenv func(string) string) (program, error) {
 		p.serve = func(ctx context.Context, l net.Listener) error { return servers.Serve(ctx, l, hub) }
 		p.close = hub.Close
 	default:
-		return p, fmt.Errorf("unknown server %q: have helloworld, tcp-echo, health, websocket", args[0])
+		return p, fmt.Errorf("unknown server %q: have helloworld, tcp-echo, health, websocket, load", args[0])
 	}
 	if len(args) > most {
 		return p, fmt.Errorf("%s: unexpected argument %q", args[0], args[most])
