@@ -20,6 +20,7 @@ import (
 	"github.com/lateen-mesh/lateen/internal/ca"
 	"github.com/lateen-mesh/lateen/internal/config/kube"
 	chores "github.com/lateen-mesh/lateen/internal/controlplane/kube"
+	"github.com/lateen-mesh/lateen/internal/install/gateway"
 	"github.com/lateen-mesh/lateen/internal/webhook"
 )
 
@@ -194,7 +195,9 @@ func (c *cluster) names() ca.Names {
 // lead does what only one replica may, until ctx ends.
 func (c *cluster) lead(ctx context.Context) {
 	status := &chores.Status{Reports: c.store.Reports, Client: c.dynamic, Log: c.log}
+	gateways := &gateway.Controller{Client: c.client, Dynamic: c.dynamic, Objects: c.store, Revision: c.Revision, Log: c.log}
 	var running sync.WaitGroup
+	running.Go(func() { gateways.Run(ctx) })
 	running.Go(func() { c.authority.Guard(ctx) })
 	running.Go(func() { c.authority.WithRoots(ctx, c.publishRoots) })
 	running.Go(func() { status.Run(ctx) })

@@ -41,6 +41,9 @@ type Gateway struct {
 	// addresses name, leads to what does.
 	Managed bool
 	Service compile.Ref
+	// Refused: the Gateway as a whole is not accepted, and nothing is to be
+	// deployed or changed for it.
+	Refused bool
 	// refused says why the Gateway as a whole is not accepted.
 	refused *metav1.Condition
 }
@@ -78,6 +81,22 @@ func Managed(spec *v1.GatewaySpec) bool {
 		return t == nil || *t == v1.IPAddressType
 	}
 	return false
+}
+
+// ServiceTypeAnnotation chooses the type of the Service that is made.
+const ServiceTypeAnnotation = "networking.istio.io/service-type"
+
+var serviceTypes = []string{"LoadBalancer", "NodePort", "ClusterIP"}
+
+// ServiceType is the type of the Service that is made for a Gateway.
+func ServiceType(o *config.Object) string {
+	if i := o.Spec.(*v1.GatewaySpec).Infrastructure; i != nil && i.Annotations[ServiceTypeAnnotation] != "" {
+		return string(i.Annotations[ServiceTypeAnnotation])
+	}
+	if t := o.Annotations[ServiceTypeAnnotation]; t != "" {
+		return t
+	}
+	return serviceTypes[0]
 }
 
 // ServiceOf names the Service before what serves the Gateway.
@@ -126,6 +145,7 @@ func CompileGateway(in GatewayInput) *Gateway {
 	spec := o.Spec.(*v1.GatewaySpec)
 	g := &Gateway{Ref: refOf(o), Generation: o.Generation, Managed: Managed(spec), Service: ServiceOf(o)}
 	g.refused = in.refuse(spec)
+	g.Refused = g.refused != nil
 	var selector map[string]string
 	if g.Managed {
 		selector = map[string]string{NameLabel: o.Name}
@@ -200,6 +220,12 @@ func (in *GatewayInput) refuse(spec *v1.GatewaySpec) *metav1.Condition {
 	}
 	if ref := ServiceOf(in.Gateway); !Managed(spec) && ref.Namespace != in.Gateway.Namespace && in.Services[ref] == nil {
 		return no(v1.GatewayReasonUnsupportedAddress, "spec.addresses: there is no Service %s", ref)
+	}
+	if t := ServiceType(in.Gateway); !slices.Contains(serviceTypes, t) {
+		return no(v1.GatewayReasonInvalidParameters, "annotation %s: %q is no type of a Service, use %s", ServiceTypeAnnotation, t, strings.Join(serviceTypes, ", "))
+	}
+	if name := ServiceOf(in.Gateway).Name; Managed(spec) && len(name) > 63 {
+		return no(v1.GatewayReasonInvalidParameters, "the Service's name %s would be longer than 63 characters: choose a shorter name", name)
 	}
 	if i := spec.Infrastructure; i != nil && i.ParametersRef != nil {
 		return no(v1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef is not supported; use labels and annotations")
