@@ -214,9 +214,11 @@ func (l *lab) clean(t *testing.T) {
 	defer cancel()
 	for _, text := range []string{
 		`kubectl delete gateways.gateway.networking.k8s.io,httproutes --all -A --ignore-not-found 2>/dev/null || true`,
-		`kubectl delete deployments,statefulsets,jobs,services,ingresses,poddisruptionbudgets --all -n default --wait=false --field-selector=metadata.name!=kubernetes`,
+		`kubectl delete deployments,statefulsets,jobs,ingresses --all -n default --wait=false`,
+		`kubectl delete services -n default -l component!=apiserver --wait=false`,
 		`lateen x uninstall --purge --skip-confirmation || true`,
-		`kubectl delete pods,serviceaccounts,configmaps,secrets --all -n default --wait=true --timeout=120s --field-selector=metadata.name!=kube-root-ca.crt || true`,
+		`kubectl delete pods --all -n default --grace-period=2 --wait=true --timeout=120s`,
+		`kubectl get serviceaccounts -n default -o name | sed '/serviceaccount.default$/d' | xargs -r kubectl delete -n default`,
 		`kubectl label namespace default istio-injection- istio.io/rev- || true`,
 		`kubectl delete namespace istio-system --ignore-not-found --wait=true --timeout=120s`,
 		`kubectl delete -f $GATEWAY_API/config/crd/standard --ignore-not-found --wait=false || true`,
