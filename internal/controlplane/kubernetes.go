@@ -62,6 +62,11 @@ type cluster struct {
 	log       *slog.Logger
 }
 
+const (
+	clientQPS   = 50
+	clientBurst = 100
+)
+
 func (p *plane) openCluster(ctx context.Context) error {
 	k := *p.opts.Kubernetes
 	if k.Namespace == "" || k.Pod == "" {
@@ -71,6 +76,8 @@ func (p *plane) openCluster(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cluster credentials: %w", err)
 	}
+	// Every proxy that connects costs a review, every route a status.
+	cfg.QPS, cfg.Burst = clientQPS, clientBurst
 	c := &cluster{Kubernetes: k, config: cfg, log: p.log}
 	if c.client, err = kubernetes.NewForConfig(cfg); err != nil {
 		return fmt.Errorf("cluster client: %w", err)
