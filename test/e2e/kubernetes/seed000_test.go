@@ -151,7 +151,7 @@ var todoApplication = scenario{document: "000", steps: []step{
 			replaced: "the manifest is a file", check: contains("virtualservice.networking.istio.io/todoui configured"),
 		},
 		{
-			run:      `curl --silent --insecure https://todoapp.$INGRESS_IP_ISTIO.nip.io/[1-20] | grep -c v0.2`,
+			run:      `curl --silent --insecure "https://todoapp.$INGRESS_IP_ISTIO.nip.io/?n=[1-20]" | grep -c v0.2`,
 			replaced: "a reader waits for the first answer of v0.2", eventually: true, check: matches(`^[1-9]`),
 		},
 		{
