@@ -21,7 +21,7 @@ TAGS     := grpcnotrace
 BINARIES := lateen lateend lateen-proxy bookinfo
 MODULES  := . test/interop test/lab
 
-.PHONY: build demo test lint bench bench-control fuzz lab-up lab-down lab-images clean
+.PHONY: build demo test lint bench bench-control fuzz lab-up lab-down lab-images gateway-api-crds clean
 
 build: $(BINARIES:%=bin/%)
 
@@ -70,6 +70,11 @@ lab-up: bin/lab
 
 lab-down: bin/lab
 	bin/lab down
+
+# The Gateway API's definitions, where its module has them: kubectl apply
+# --server-side -f "$(make -s gateway-api-crds)".
+gateway-api-crds:
+	@echo "$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/standard"
 
 lab-images: bin/lab
 	bin/lab images build --tag $(VERSION)
