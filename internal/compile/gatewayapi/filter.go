@@ -51,10 +51,12 @@ func (in *RouteInput) filters(list []v1.HTTPRouteFilter, r *networking.HTTPRoute
 		case v1.HTTPRouteFilterRequestMirror:
 			if err = empty(spec.RequestMirror == nil); err == nil {
 				in.mirror(spec.RequestMirror, r, out)
+				out.lacks("requests are not mirrored yet") // by the proxy, which is told to
 			}
 		case v1.HTTPRouteFilterCORS:
 			if err = empty(spec.CORS == nil); err == nil {
 				r.CorsPolicy = cors(spec.CORS)
+				out.lacks("CORS requests are passed on to the backend as yet") // so too
 			}
 		default:
 			err = unsupportedf("filters[%d]: type %q is not supported", i, spec.Type)

@@ -179,7 +179,7 @@ func (in *RouteInput) attach(out *Route, p *v1.ParentReference, g *Gateway, rule
 	case attached == 0:
 		return no(v1.RouteReasonNoMatchingListenerHostname, "no hostname of the route is one of the listeners of Gateway %s", g.Ref)
 	}
-	return condition(v1.RouteConditionAccepted, true, v1.RouteReasonAccepted, in.Route.Generation, "Route was valid")
+	return in.accepted(rules)
 }
 
 // serve adds the attachments to one listener. Of plain listeners of a port the
@@ -224,5 +224,5 @@ func (in *RouteInput) attachService(out *Route, p *v1.ParentReference, ref compi
 	if !slices.ContainsFunc(out.Attachments, func(x Attachment) bool { return x.Key == a.Key && x.Port == a.Port }) {
 		out.Attachments = append(out.Attachments, a)
 	}
-	return condition(v1.RouteConditionAccepted, true, v1.RouteReasonAccepted, in.Route.Generation, "Route was valid")
+	return in.accepted(rules)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
@@ -41,6 +42,24 @@ type rules struct {
 	unsupported string
 	reason      v1.RouteConditionReason
 	bad, all    int
+	// without says what is asked for and has no effect yet.
+	without []string
+}
+
+// accepted is the condition of a route that a parent takes.
+func (in *RouteInput) accepted(r *rules) metav1.Condition {
+	message := "Route was valid"
+	if len(r.without) > 0 {
+		message += ", but " + strings.Join(r.without, " and ")
+	}
+	return condition(v1.RouteConditionAccepted, true, v1.RouteReasonAccepted, in.Route.Generation, "%s", message)
+}
+
+// lacks notes what has no effect, once.
+func (r *rules) lacks(what string) {
+	if !slices.Contains(r.without, what) {
+		r.without = append(r.without, what)
+	}
 }
 
 func (r *rules) allBad() bool { return r.all > 0 && r.bad == r.all }

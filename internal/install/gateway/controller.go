@@ -126,7 +126,7 @@ func work[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterf
 		case err == nil:
 			q.Forget(k)
 		case ctx.Err() == nil:
-			if !apierrors.IsConflict(err) {
+			if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) { // these pass by themselves
 				log.Warn(failed, "object", fmt.Sprint(k), "error", err)
 			}
 			q.AddRateLimited(k)
