@@ -285,7 +285,10 @@ func (x *exchange) gone() {
 var errClientLeft = &message.StreamError{Reason: message.LocalReset, Detail: format.DownstreamRemoteDisconnect}
 
 // sleep waits and says whether the client is still there afterwards.
-func (x *exchange) sleep(d time.Duration) bool {
+func (x *exchange) sleep(d time.Duration) bool { return x.pause(d, nil) }
+
+// pause is sleep that also ends with until.
+func (x *exchange) pause(d time.Duration, until <-chan struct{}) bool {
 	if d <= 0 {
 		return true
 	}
@@ -295,6 +298,7 @@ func (x *exchange) sleep(d time.Duration) bool {
 	defer x.ds.UnwatchPeer()
 	select {
 	case <-t.C:
+	case <-until:
 	case <-x.wake:
 	case <-x.ctx.Done():
 		x.left.Store(true)

@@ -82,7 +82,8 @@ type Manager struct {
 	rand  func() uint64
 
 	draining atomic.Bool
-	mu       sync.Mutex // guards conns
+	drain    chan struct{} // closed when draining begins
+	mu       sync.Mutex    // guards conns
 	conns    map[*conn]struct{}
 }
 
@@ -93,7 +94,7 @@ func New(msg *hcmv3.HttpConnectionManager, d Deps) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("http_connection_manager %q: %w", msg.GetStatPrefix(), err)
 	}
-	m := &Manager{cfg: cfg, deps: d, rand: d.Rand, conns: make(map[*conn]struct{})}
+	m := &Manager{cfg: cfg, deps: d, rand: d.Rand, drain: make(chan struct{}), conns: make(map[*conn]struct{})}
 	if m.rand == nil {
 		m.rand = rand.Uint64
 	}
@@ -152,6 +153,7 @@ func (m *Manager) Drain() {
 	if m.draining.Swap(true) {
 		return
 	}
+	close(m.drain)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for c := range m.conns {

@@ -401,6 +401,11 @@ func (x *exchange) failed(h *cluster.Host, err error, sent bool) outcome {
 		x.heldRetry()
 		return again
 	}
+	if !x.awaitDrain(h, reset) {
+		x.clientFailed()
+		st.Inc(x.c.stripe, telemetry.ClusterRqCancelled)
+		return finished
+	}
 	x.entry.UpstreamTransportFailure = failureText(se)
 	status := 503
 	if se.Reason == message.ProtocolError {

@@ -3,6 +3,9 @@
 package hcm
 
 import (
+	"time"
+
+	"github.com/lateen-mesh/lateen/internal/proxy/cluster"
 	"github.com/lateen-mesh/lateen/internal/proxy/message"
 	"github.com/lateen-mesh/lateen/internal/proxy/telemetry/format"
 )
@@ -21,7 +24,7 @@ var unsentName = []byte(unsentField)
 func (x *exchange) markUnsent(r *message.Response, reset message.ResetReason) {
 	unsent := !x.reached && (reset == message.ConnectionFailure || reset == message.ConnectTimeout)
 	// An application that ends may take a connection and close it unread.
-	ending := x.m.draining.Load() && (reset == message.ConnectionTermination || reset == message.RemoteReset) && x.safe()
+	ending := x.m.draining.Load() && brokeOff(reset) && x.safe()
 	if !unsent && !ending {
 		return
 	}
@@ -32,6 +35,31 @@ func (x *exchange) markUnsent(r *message.Response, reset message.ResetReason) {
 		return // grpc-status UNAVAILABLE is retried as it is
 	}
 	r.Header.Add(unsentName, trueValue)
+}
+
+// drainNotice is how long after its application ended a proxy may hear that its
+// pod does.
+const drainNotice = time.Second
+
+// awaitDrain waits for the proxy to drain where that would let the request go
+// elsewhere and seems near: with a native sidecar Kubernetes ends the
+// application first, and tells the proxy some 100 ms later. An application that
+// ended a connection and takes new ones is not ending; one that crashed makes
+// its client wait in vain. It returns false when the client left meanwhile.
+func (x *exchange) awaitDrain(h *cluster.Host, reset message.ResetReason) bool {
+	if x.m.draining.Load() || !brokeOff(reset) || len(x.c.info.PeerCertificates) == 0 || !x.safe() || !x.m.deps.Pools.Refuses(x.ctx, h) {
+		return true
+	}
+	d := drainNotice
+	if end := x.globalEnd(); !end.IsZero() {
+		d = min(d, time.Until(end))
+	}
+	return x.pause(d, x.m.drain)
+}
+
+// brokeOff says that a connection ended while its request waited for an answer.
+func brokeOff(r message.ResetReason) bool {
+	return r == message.ConnectionTermination || r == message.RemoteReset
 }
 
 // takeUnsent says whether a response carries the mark, and takes it off: the
@@ -52,7 +80,7 @@ func takeUnsent(resp *message.Response) bool {
 // server closed it as idle at that moment (RFC 9112 section 9.3.1, RFC 9110
 // section 9.2.2).
 func (x *exchange) lostOnReuse(se *message.StreamError) bool {
-	if x.replayed || x.us.Proto == message.HTTP2 || se.Reason != message.ConnectionTermination && se.Reason != message.RemoteReset {
+	if x.replayed || x.us.Proto == message.HTTP2 || !brokeOff(se.Reason) {
 		return false
 	}
 	return x.safe()

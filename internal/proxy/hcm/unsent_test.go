@@ -9,11 +9,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/lateen-mesh/lateen/internal/proxy/message"
+	"github.com/lateen-mesh/lateen/internal/proxy/telemetry"
 )
 
 const retryRoute = `{"match":{"prefix":"/"},"route":{"cluster":"a","retry_policy":{"retry_on":"connect-failure,refused-stream,unavailable,cancelled","num_retries":2}}}`
@@ -151,5 +155,76 @@ func TestSafeRequestIsSentAgainOnReuse(t *testing.T) {
 		if resp.StatusCode != tc.want || asked.Load() != tc.asked {
 			t.Errorf("%s: %d, asked %d times; want %d, %d", method, resp.StatusCode, asked.Load(), tc.want, tc.asked)
 		}
+	}
+}
+
+// breaker takes one connection, and ends it when it has read a request. gone
+// ends the listener first.
+func breaker(t *testing.T, gone bool) (addr string, broke <-chan struct{}) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			t.Error(err)
+		}
+		if gone {
+			ln.Close()
+		}
+	}()
+	return ln.Addr().String(), ended
+}
+
+// Kubernetes ends the application of a pod with a native sidecar before it tells
+// the sidecar: what the application broke off waits for that, and goes elsewhere.
+func TestBrokenOffBeforeDraining(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		gone, drain bool
+		method      string
+		want        bool
+	}{
+		{"the pod ends", true, true, "GET", true},
+		{"a request that is not safe", true, true, "DELETE", false},
+		{"the application crashed", true, false, "GET", false},
+		{"the application serves on", false, false, "GET", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			addr, broke := breaker(t, tc.gone)
+			p := start(t, "", "", toA, static("a", "", addr))
+			near, far := net.Pipe()
+			var served sync.WaitGroup
+			served.Go(func() {
+				info := &ConnInfo{Local: netip.MustParseAddrPort("127.0.0.1:1"), Remote: netip.MustParseAddrPort("127.0.0.1:2"), PeerCertificates: []*x509.Certificate{{}}}
+				p.ServeConn(t.Context(), far, info)
+			})
+			defer served.Wait()
+			defer near.Close()
+			fmt.Fprintf(near, "%s / HTTP/1.1\r\nHost: h\r\n\r\n", tc.method)
+			<-broke
+			if tc.drain {
+				for p.registry.Cluster("a").Value(telemetry.ClusterRqRxReset) == 0 {
+					runtime.Gosched()
+				}
+				p.Drain()
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(near), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := resp.Header.Get(unsentField) != ""; resp.StatusCode != 503 || got != tc.want {
+				t.Errorf("%s, marked %v", resp.Status, got)
+			}
+		})
 	}
 }

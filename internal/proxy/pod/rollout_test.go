@@ -75,26 +75,41 @@ func newBackend(t *testing.T, ca *identitytest.Authority) *backend {
 	return b
 }
 
-// remove ends the backend as Kubernetes ends a pod with a native sidecar: the
-// sidecar's preStop hook and the application's end first. The application takes
-// no more connections; at once, it also closes those that are idle, as Go's
-// servers do, and the sidecar is told to end before anybody has heard.
-func (b *backend) remove(t *testing.T, atOnce bool) {
+// ending is how a pod ends.
+type ending int
+
+const (
+	// The application takes no more connections and says so on those it has.
+	politely ending = iota
+	// It also closes those that are idle, as Go's servers do, and the sidecar is
+	// told to end before anybody has heard.
+	atOnce
+	// It is gone, with requests half done, before its sidecar hears: Kubernetes
+	// ends the application of a pod with a native sidecar first.
+	gone
+)
+
+// remove ends the backend: its application, and the sidecar's preStop hook.
+func (b *backend) remove(t *testing.T, how ending) {
 	t.Helper()
+	if how == gone {
+		b.app.Close()
+	}
 	if code, _, err := ask(http.MethodPost, b.pod.status("/drain")); err != nil || code != 200 {
 		t.Error(code, err)
 	}
-	if !atOnce {
+	switch how {
+	case politely:
 		b.ends.Store(true)
 		b.ln.Close()
-		return
+	case atOnce:
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := b.app.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		b.pod.stop()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := b.app.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
-	b.pod.stop()
 }
 
 func endpoints(addrs ...string) string {
@@ -145,16 +160,19 @@ filter_chains:
 // connections by then. No request fails.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	t.Run("every method", func(t *testing.T) {
-		replaceAll(t, false, "GET", "POST", "PUT", "DELETE", "GET", "POST")
+		replaceAll(t, politely, "GET", "POST", "PUT", "DELETE", "GET", "POST")
 	})
 	// A request on a connection that is closed at that moment may be seen or not:
 	// only a safe one is sent again.
 	t.Run("idle connections are closed", func(t *testing.T) {
-		replaceAll(t, true, "GET", "HEAD", "GET", "OPTIONS", "GET", "GET")
+		replaceAll(t, atOnce, "GET", "HEAD", "GET", "OPTIONS", "GET", "GET")
+	})
+	t.Run("the application is gone first", func(t *testing.T) {
+		replaceAll(t, gone, "GET", "HEAD", "GET", "OPTIONS", "GET", "GET")
 	})
 }
 
-func replaceAll(t *testing.T, atOnce bool, methods ...string) {
+func replaceAll(t *testing.T, how ending, methods ...string) {
 	ca := identitytest.New(t)
 	out := free(t)
 	backends := []*backend{newBackend(t, ca), newBackend(t, ca), newBackend(t, ca)}
@@ -195,7 +213,7 @@ func replaceAll(t *testing.T, atOnce bool, methods ...string) {
 	more(50)
 	for i := range backends {
 		old, fresh := backends[i], newBackend(t, ca)
-		old.remove(t, atOnce)
+		old.remove(t, how)
 		more(200) // nobody has heard yet
 		backends[i] = fresh
 		pl.set(t, xdsclient.Endpoints, "svc", endpoints(addrs()...))

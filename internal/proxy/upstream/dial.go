@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/lateen-mesh/lateen/internal/proxy/cluster"
@@ -100,6 +101,19 @@ func negotiated(conn net.Conn) string {
 }
 
 var errTryAgain = errors.New("try again")
+
+// Refuses says whether nothing listens at a host any more. It makes a
+// connection to find out, and closes it; it takes at most a second.
+func (p *Pools) Refuses(ctx context.Context, h *cluster.Host) bool {
+	d := net.Dialer{Timeout: min(h.Cluster().ConnectTimeout, time.Second)}
+	h.Bind(&d)
+	nc, err := d.DialContext(ctx, h.Network(), h.Address())
+	if err != nil {
+		return errors.Is(err, syscall.ECONNREFUSED)
+	}
+	nc.Close()
+	return false
+}
 
 // waitMux opens a stream on a new HTTP/2 connection, or waits for the dial in
 // progress: one connection serves many exchanges, so one is made at a time.
