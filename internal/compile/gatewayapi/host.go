@@ -2,7 +2,10 @@
 
 package gatewayapi
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // covers tells whether a listener's host covers another. A wildcard covers any
 // number of labels before its suffix, at least one; the empty host covers all.
@@ -22,11 +25,13 @@ func intersect(listener string, route []string) []string {
 	}
 	var out []string
 	for _, h := range route {
-		switch {
-		case covers(listener, h):
-			out = append(out, anyHost(h))
-		case covers(h, listener):
-			out = append(out, anyHost(listener))
+		if covers(h, listener) {
+			h = listener
+		} else if !covers(listener, h) {
+			continue
+		}
+		if h = anyHost(h); !slices.Contains(out, h) {
+			out = append(out, h)
 		}
 	}
 	return out
