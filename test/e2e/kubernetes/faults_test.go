@@ -31,6 +31,9 @@ const (
 	restartWeb       = `kubectl rollout restart deployment/web -n faults && kubectl rollout status deployment/web -n faults --timeout=170s`
 	fromInside       = `kubectl exec -n faults deploy/curl -c curl -- curl --silent --show-error --fail --head http://web:5000/hello`
 	fromOutside      = `curl --silent --show-error --fail --head http://$INGRESS/hello`
+	// The gateway's control plane, and what it has from it: each resource's version, and when it came.
+	connectedTo = `lateen proxy-status | awk '/^istio-ingressgateway/ {print $(NF-1)}'`
+	versions    = `kubectl exec -n istio-system deploy/istio-ingressgateway -- pilot-agent request GET config_dump | grep -E '"(version_info": "[0-9a-f]{16}"|last_updated)'`
 )
 
 // changes are commands that change the routes and see the change arrive, at the
@@ -54,7 +57,12 @@ var faults = []fault{
 	}, changes()...)},
 	{"one of two control planes goes", append([]command{
 		{run: `kubectl scale deployment/istiod -n istio-system --replicas=2 && ` + controlPlaneBack},
-		{run: killControlPlane + `$(kubectl get pod -n istio-system -l app=istiod -o name | head -n 1)`},
+		{run: connectedTo, check: matches(`^istiod-`), save: "BEFORE"},
+		{run: versions, check: matches(`version_info`), save: "VERSIONS"},
+		{run: killControlPlane + `pod $BEFORE`},
+		{run: connectedTo + ` | grep -v "^$BEFORE$"`, eventually: true, check: matches(`^istiod-`)},
+		// The versions are hashes of the contents. What the two agree on is not sent again.
+		{run: versions, check: contains("$VERSIONS")},
 	}, append(changes(),
 		command{run: controlPlaneBack},
 		command{run: `kubectl scale deployment/istiod -n istio-system --replicas=1`},
@@ -103,7 +111,7 @@ func TestFaults(t *testing.T) {
 	}
 	l.must(t, `lateen install --set profile=default --skip-confirmation`)
 	l.must(t, `kubectl create namespace faults && kubectl label namespace faults istio-injection=enabled && kubectl apply -n faults -f samples/faults/web.yaml`)
-	t.Cleanup(func() { l.must(t, `kubectl delete namespace faults --wait=true --timeout=170s`) })
+	t.Cleanup(func() { l.remove(t, "faults") })
 	l.must(t, `for d in web client curl; do kubectl rollout status deployment/$d -n faults --timeout=50s; done`)
 	vars := l.vars()
 	vars["INGRESS"] = l.eventually(t, `kubectl get service -n istio-system istio-ingressgateway -o jsonpath='{.status.loadBalancer.ingress[].ip}'`, matches(`^\d+\.\d+\.\d+\.\d+$`)).stdout
@@ -126,6 +134,16 @@ func TestFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// remove deletes a namespace.
+func (l *lab) remove(t *testing.T, namespace string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), settle) // the test's own has ended
+	defer cancel()
+	if o := l.shell(ctx, `kubectl delete namespace `+namespace+` --wait=true --timeout=170s`, nil); o.code != 0 {
+		t.Errorf("namespace %s: exit code %d\n%s%s", namespace, o.code, o.stdout, o.stderr)
 	}
 }
 
