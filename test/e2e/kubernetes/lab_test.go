@@ -139,7 +139,8 @@ func (l *lab) shell(ctx context.Context, text string, vars map[string]string) ou
 // must runs shell text that has to succeed.
 func (l *lab) must(t *testing.T, text string) output {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), settle)
+	// Not the test's context, which has ended when a Cleanup runs.
+	ctx, cancel := context.WithTimeout(context.Background(), settle)
 	defer cancel()
 	o := l.shell(ctx, text, l.vars())
 	if o.code != 0 {
