@@ -55,7 +55,7 @@ func IngressServices(o *config.Object) []Ref {
 // VirtualService per host, as Istio does. Backends that are no Service, or
 // whose port's name the Service has not, are left out.
 func Ingresses(in IngressInput) []*config.Object {
-	list := slices.DeleteFunc(slices.Clone(in.Ingresses), func(o *config.Object) bool { return !in.ours(o) })
+	list := slices.DeleteFunc(slices.Clone(in.Ingresses), func(o *config.Object) bool { return !in.Serves(o) })
 	config.SortByAge(list)
 	var out []*config.Object
 	hosts := map[string]*config.Object{}
@@ -91,9 +91,10 @@ func Ingresses(in IngressInput) []*config.Object {
 	})
 }
 
-// ours follows MeshConfig.ingressControllerMode: the annotation goes before the
-// class; without either only the mode DEFAULT takes the Ingress.
-func (in *IngressInput) ours(o *config.Object) bool {
+// Serves tells whether an Ingress is of Istio's class. It follows
+// MeshConfig.ingressControllerMode: the annotation goes before the class;
+// without either only the mode DEFAULT takes the Ingress.
+func (in *IngressInput) Serves(o *config.Object) bool {
 	if in.Options.IngressMode == meshv1alpha1.MeshConfig_OFF {
 		return false
 	}

@@ -208,6 +208,8 @@ func (c *cluster) lead(ctx context.Context) {
 	running.Go(func() { c.authority.Guard(ctx) })
 	running.Go(func() { c.authority.WithRoots(ctx, c.publishRoots) })
 	running.Go(func() { status.Run(ctx) })
+	ingresses := &ingressStatus{client: c.client, namespace: c.Namespace, log: c.log}
+	running.Go(func() { ingresses.run(ctx, c.store) })
 	running.Wait()
 }
 
