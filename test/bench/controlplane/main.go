@@ -3,10 +3,12 @@
 // Command controlplane measures lateend under many sidecars: it starts lateend
 // on a generated directory of services, connects synthetic delta xDS clients
 // from a process of their own, changes one endpoint and one VirtualService
-// again and again, and prints what it took beside the goals.
+// again and again, and prints what it took beside the goals. With -kubernetes
+// the services are in a cluster, and a change is one request to its API server.
 //
 //	go run ./test/bench/controlplane              # needs bin/lateend
 //	go run ./test/bench/controlplane -synthetic   # the discovery service alone
+//	bin/lab run go run ./test/bench/controlplane -kubernetes   # docs/lab.md
 package main
 
 import (
@@ -28,6 +30,8 @@ import (
 type plan struct {
 	lateend    string
 	synthetic  bool
+	kubernetes bool
+	kubeconfig string
 	clients    int
 	rate       float64
 	services   int
@@ -49,6 +53,8 @@ func main() {
 	var p plan
 	flag.StringVar(&p.lateend, "lateend", "bin/lateend", "the binary to measure")
 	flag.BoolVar(&p.synthetic, "synthetic", false, "measure the discovery service alone, over made-up resources")
+	flag.BoolVar(&p.kubernetes, "kubernetes", false, "measure lateend on a cluster in which no control plane runs")
+	flag.StringVar(&p.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "that cluster, as administrator")
 	flag.IntVar(&p.clients, "clients", 500, "sidecars")
 	flag.Float64Var(&p.rate, "rate", 20, "connections per second; 0 is as fast as possible")
 	flag.IntVar(&p.services, "services", 1000, "services")
@@ -79,9 +85,12 @@ func (p *plan) run() error {
 		defer os.RemoveAll(dir)
 	}
 	var s *server
-	if p.synthetic {
+	switch {
+	case p.synthetic:
 		s, err = startSynthetic(p)
-	} else {
+	case p.kubernetes:
+		s, err = startCluster(p, dir)
+	default:
 		s, err = startLateend(p, dir)
 	}
 	if err != nil {

@@ -29,6 +29,7 @@ type server struct {
 	startup        time.Duration
 	changeEndpoint func(n int) error
 	changeRoute    func(n int) error
+	cleanup        func() // nil: nothing to do
 }
 
 // memory is in MiB.
@@ -37,6 +38,9 @@ type memory struct{ pss, rss, peak float64 }
 func (m memory) String() string { return fmt.Sprintf("%.0f / %.0f", m.pss, m.rss) }
 
 func (s *server) stop() {
+	if s.cleanup != nil {
+		defer s.cleanup()
+	}
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	done := make(chan struct{})
 	go func() {
@@ -91,13 +95,26 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// startLateend starts lateend on a generated directory and waits until it has
-// views to serve.
+// startLateend starts lateend on a generated directory.
 func startLateend(p *plan, dir string) (*server, error) {
 	config := filepath.Join(dir, "config")
 	if err := generate(p, config); err != nil {
 		return nil, err
 	}
+	s, err := launch(p, dir, []string{"--config-dir", config, "--state-dir", filepath.Join(dir, "state"),
+		"--socket", filepath.Join(dir, "socket"), "--name", "bench"})
+	if err != nil {
+		return nil, err
+	}
+	s.what = "lateend"
+	s.changeEndpoint = func(n int) error { return writeService(config, p, 0, n+1) }
+	s.changeRoute = func(n int) error { return writeRoute(config, n+1) }
+	return s, nil
+}
+
+// launch starts lateend with these arguments, its log in dir, and waits until
+// it has views to serve.
+func launch(p *plan, dir string, args []string, env ...string) (*server, error) {
 	bin, err := filepath.Abs(p.lateend)
 	if err != nil {
 		return nil, err
@@ -116,10 +133,9 @@ func startLateend(p *plan, dir string) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	s := &server{what: "lateend", addr: addrs[0]}
-	s.cmd = exec.Command(bin, "--config-dir", config, "--state-dir", filepath.Join(dir, "state"),
-		"--socket", filepath.Join(dir, "socket"), "--name", "bench",
-		"--xds-plaintext-address", addrs[0], "--xds-address", addrs[1], "--debug-address", addrs[2])
+	s := &server{addr: addrs[0]}
+	s.cmd = exec.Command(bin, append(args, "--xds-plaintext-address", addrs[0], "--xds-address", addrs[1], "--debug-address", addrs[2])...)
+	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	begin := time.Now()
@@ -132,8 +148,6 @@ func startLateend(p *plan, dir string) (*server, error) {
 		return nil, fmt.Errorf("%w\n%s", err, text[max(0, len(text)-4000):])
 	}
 	s.startup = time.Since(begin)
-	s.changeEndpoint = func(n int) error { return writeService(config, p, 0, n+1) }
-	s.changeRoute = func(n int) error { return writeRoute(config, n+1) }
 	return s, nil
 }
 
