@@ -22,7 +22,7 @@ var samples = []sample{
 		{run: `kubectl get pods -n $NS`, eventually: true, check: pods("2/2", "details-v1", "productpage-v1", "ratings-v1", "reviews-v1", "reviews-v2", "reviews-v3")},
 		{run: `kubectl get ingress gateway -n $NS -o jsonpath='{.status.loadBalancer.ingress[0].ip}'`, eventually: true, check: contains("$INGRESS")},
 		{run: `curl --silent --show-error http://$INGRESS/productpage`, eventually: true, check: contains("The Comedy of Errors", "Reviews served by:")},
-		{run: `curl --silent --output /dev/null --write-out '%{http_code} ' http://$INGRESS/productpage/more http://$INGRESS/api/v1/products/0 http://$INGRESS/static/style.css`, check: matches(`^404 200 200 $`)},
+		{run: `for p in productpage/more api/v1/products/0 static/style.css; do curl --silent --output /dev/null --write-out '%{http_code} ' http://$INGRESS/$p; done`, check: matches(`^404 200 200 $`)},
 		{run: `kubectl apply -n $NS -f $SAMPLES/bookinfo/gateway-api/route-all-v1.yaml`, check: contains("httproute.gateway.networking.k8s.io/reviews created")},
 		{run: `for i in $(seq 20); do curl --silent http://$INGRESS/productpage | grep -o 'reviews-v[123]' | head -n 1; done`, eventually: true, check: count("reviews-v1", 20)},
 		{run: `kubectl apply -n $NS -f $SAMPLES/bookinfo/gateway-api/route-reviews-50-v3.yaml`, check: contains("configured")},
@@ -61,7 +61,7 @@ var samples = []sample{
 		{run: `kubectl apply -n $NS -f $SAMPLES/health-check/liveness-command.yaml -f $SAMPLES/health-check/liveness-http-same-port.yaml`},
 		{run: `kubectl get pods -n $NS`, eventually: true, check: pods("2/2", "liveness", "liveness-http")},
 		{run: `kubectl get pod -n $NS -l app=liveness-http -o jsonpath='{.items[0].spec.containers[?(@.name=="liveness-http")].livenessProbe.httpGet}'`, check: contains(`"path":"/app-health/liveness-http/livez"`, `"port":15020`)},
-		{run: `kubectl get events -n $NS --field-selector=reason=Unhealthy -o name`, check: empty},
+		{run: `kubectl get events -n $NS --field-selector=reason=Unhealthy -o jsonpath='{.items[*].message}'`, check: lacks("Liveness")},
 	}},
 	{"websockets", []command{
 		{run: `kubectl apply -n $NS -f $SAMPLES/websockets/app.yaml -f $SAMPLES/websockets/route.yaml`},
