@@ -78,10 +78,11 @@ type Config struct {
 }
 
 // Bounds of the pause between two attempts to reach the control plane, which
-// doubles, each a random share (Envoy's xDS back-off: 500 ms to 30 s).
+// doubles, each a random share. Envoy's goes up to 30 s; but while a proxy waits,
+// pods that it does not hear of replace those it knows.
 const (
 	minBackoff = 500 * time.Millisecond
-	maxBackoff = 30 * time.Second
+	maxBackoff = 5 * time.Second
 )
 
 // Client is a delta ADS client. Make it with New.
