@@ -88,6 +88,7 @@ var faults = []fault{
 		{run: `kubectl scale deployment/istiod -n istio-system --replicas=0 && kubectl wait pod -n istio-system -l app=istiod --for=delete --timeout=60s`},
 		{run: `kubectl create namespace unmeshed && kubectl create deployment plain -n unmeshed --image=registry.k8s.io/busybox -- sleep 3600 && kubectl rollout status deployment/plain -n unmeshed --timeout=60s`, check: contains("successfully rolled out")},
 		{run: `kubectl delete namespace unmeshed --wait=false; kubectl scale deployment/istiod -n istio-system --replicas=1 && ` + controlPlaneBack},
+		{run: connectedTo, eventually: true, check: matches(`^istiod-`)},
 		{run: restartWeb, check: contains("successfully rolled out")},
 	}, changes()...)},
 }
@@ -105,17 +106,7 @@ func running(n int) func(output) error {
 // TestFaults counts the failed requests of a steady load during each fault.
 func TestFaults(t *testing.T) {
 	l := needLab(t)
-	t.Cleanup(func() { l.clean(t) })
-	if out, err := l.command(t.Context(), "go", "build", "-o", filepath.Join(l.temp, "servers"), "./cmd/servers").CombinedOutput(); err != nil {
-		t.Fatalf("go build ./cmd/servers: %v\n%s", err, out)
-	}
-	l.must(t, `lateen install --set profile=default --skip-confirmation`)
-	l.must(t, `kubectl create namespace faults && kubectl label namespace faults istio-injection=enabled && kubectl apply -n faults -f samples/faults/web.yaml`)
-	t.Cleanup(func() { l.remove(t, "faults") })
-	l.must(t, `for d in web client curl; do kubectl rollout status deployment/$d -n faults --timeout=50s; done`)
-	vars := l.vars()
-	vars["INGRESS"] = l.eventually(t, `kubectl get service -n istio-system istio-ingressgateway -o jsonpath='{.status.loadBalancer.ingress[].ip}'`, matches(`^\d+\.\d+\.\d+\.\d+$`)).stdout
-	l.perform(t, command{run: fromOutside, eventually: true}, vars)
+	vars := l.faultsMesh(t)
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			outside, inside := l.loadOutside(t, vars["INGRESS"]), l.loadInside(t)
@@ -126,14 +117,37 @@ func TestFaults(t *testing.T) {
 					vars[c.save] = strings.TrimSpace(o.stdout)
 				}
 			}
-			for name, end := range map[string]func() tally{"gateway": outside, "sidecars": inside} {
-				c := end()
-				t.Logf("through the %s: %d requests, %d failed", name, c.sent, c.failed)
-				if c.failed != 0 || c.sent == 0 {
-					t.Errorf("through the %s: %d of %d requests failed\n%s", name, c.failed, c.sent, c.reasons)
-				}
-			}
+			judgeLoad(t, outside, inside)
 		})
+	}
+}
+
+// faultsMesh installs the mesh and what the faults send requests to.
+func (l *lab) faultsMesh(t *testing.T) (vars map[string]string) {
+	t.Helper()
+	t.Cleanup(func() { l.clean(t) })
+	if out, err := l.command(t.Context(), "go", "build", "-o", filepath.Join(l.temp, "servers"), "./cmd/servers").CombinedOutput(); err != nil {
+		t.Fatalf("go build ./cmd/servers: %v\n%s", err, out)
+	}
+	l.must(t, `lateen install --set profile=default --skip-confirmation`)
+	l.must(t, `kubectl create namespace faults && kubectl label namespace faults istio-injection=enabled && kubectl apply -n faults -f samples/faults/web.yaml`)
+	t.Cleanup(func() { l.remove(t, "faults") })
+	l.must(t, `for d in web client curl; do kubectl rollout status deployment/$d -n faults --timeout=50s || exit; done`)
+	vars = l.vars()
+	vars["INGRESS"] = l.eventually(t, `kubectl get service -n istio-system istio-ingressgateway -o jsonpath='{.status.loadBalancer.ingress[].ip}'`, matches(`^\d+\.\d+\.\d+\.\d+$`)).stdout
+	l.perform(t, command{run: fromOutside, eventually: true}, vars)
+	return vars
+}
+
+// judgeLoad ends the loads and wants no failed request.
+func judgeLoad(t *testing.T, outside, inside func() tally) {
+	t.Helper()
+	for name, end := range map[string]func() tally{"gateway": outside, "sidecars": inside} {
+		c := end()
+		t.Logf("through the %s: %d requests, %d failed", name, c.sent, c.failed)
+		if c.failed != 0 || c.sent == 0 {
+			t.Errorf("through the %s: %d of %d requests failed\n%s", name, c.failed, c.sent, c.reasons)
+		}
 	}
 }
 
