@@ -20,6 +20,8 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 TAGS     := grpcnotrace
 BINARIES := lateen lateend lateen-proxy bookinfo
 MODULES  := . test/interop test/lab
+# The walkthroughs on a real cluster; where there can be none they skip.
+LABTESTS := test/e2e/kubernetes:lab
 
 .PHONY: build demo test lint bench bench-control fuzz lab-up lab-down lab-images gateway-api-crds clean
 
@@ -33,13 +35,15 @@ $(BINARIES:%=bin/%): bin/%:
 demo: build
 	bin/lateen demo
 
-test:
-	CGO_ENABLED=1 go run ./test/run -race $(MODULES)
+test: lab-build
+	CGO_ENABLED=1 go run ./test/run -race $(MODULES) $(LABTESTS)
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	for m in $(MODULES); do (cd $$m && go mod verify >/dev/null && go vet ./... ); done
+	go vet -tags lab $(LABTESTS:%:lab=./%)
 	go tool staticcheck ./...
+	go tool staticcheck -tags lab $(LABTESTS:%:lab=./%)
 	@echo lint ok
 
 # Debian packages when root; otherwise they must be there.
@@ -63,6 +67,13 @@ fuzz:
 .PHONY: bin/lab
 bin/lab:
 	cd test/lab && go build -trimpath -o ../../bin/lab ./cmd/lab
+
+# What the lab is made of, and what its tests call; nothing where it cannot run.
+.PHONY: lab-build
+lab-build: bin/lab
+	@if ! bin/lab check >/dev/null; then echo "no lab: bin/lab check says why"; exit 0; fi; \
+	for p in curl openssl; do command -v $$p >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$p; }; done; \
+	bin/lab build
 
 LABFLAGS ?=
 lab-up: bin/lab

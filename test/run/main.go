@@ -4,9 +4,10 @@
 // the whole output of what failed, names every skipped test with its reason,
 // and closes with one line of totals.
 //
-//	go run ./test/run [-race] [dir ...]
+//	go run ./test/run [-race] [dir[:tags] ...]
 //
-// Each dir is a module whose packages are all tested; the default is ".".
+// Each dir is a directory whose packages, and those below it, are all tested,
+// with the build tags if any; the default is ".".
 package main
 
 import (
@@ -46,8 +47,9 @@ func main() {
 		dirs = []string{"."}
 	}
 	t := totals{out: map[string][]string{}}
-	for _, dir := range dirs {
-		args := []string{"test", "-json", "-timeout", timeout.String()}
+	for _, arg := range dirs {
+		dir, tags, _ := strings.Cut(arg, ":")
+		args := []string{"test", "-json", "-timeout", timeout.String(), "-tags", tags}
 		if *race {
 			args = append(args, "-race")
 		}

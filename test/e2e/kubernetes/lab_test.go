@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 }
 
 func withLab(m *testing.M) int {
+	if os.Getenv("LATEEN_LAB") == "" {
+		os.Setenv("LATEEN_LAB", "e2e") // not one that somebody works with
+	}
 	root, err := filepath.Abs("../../..")
 	if err != nil {
 		panic(err)

@@ -72,6 +72,23 @@ func (o *Options) defaults() error {
 	return nil
 }
 
+// Prepare does what Up does before it starts anything: it installs Debian
+// packages that are missing and builds the programs that are not in the cache.
+func Prepare(ctx context.Context, o Options) error {
+	if err := o.defaults(); err != nil {
+		return err
+	}
+	_, err := o.prepare(ctx)
+	return err
+}
+
+func (o *Options) prepare(ctx context.Context) (build.Programs, error) {
+	if err := ensurePackages(ctx, o.Log); err != nil {
+		return build.Programs{}, err
+	}
+	return build.Ensure(ctx, build.Options{Root: o.Root, Log: o.Log})
+}
+
 // Up starts a lab, or returns the one that is up. When it fails or ctx ends,
 // nothing of it stays.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
@@ -98,10 +115,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 			return nil, err
 		}
 	}
-	if err := ensurePackages(ctx, o.Log); err != nil {
-		return nil, err
-	}
-	programs, err := build.Ensure(ctx, build.Options{Root: o.Root, Log: o.Log})
+	programs, err := o.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func root() *cobra.Command {
 	}
 	c.PersistentFlags().StringVar(&l.o.Name, "name", l.o.Name, "name of the lab; also $LATEEN_LAB")
 	c.PersistentFlags().StringVar(&l.o.Dir, "dir", "", "state directory (default $XDG_RUNTIME_DIR/lateen-lab/NAME)")
-	c.AddCommand(l.up(), l.down(), l.status(), l.run(), l.kubectl(), l.logs(), l.images(),
+	c.AddCommand(l.up(), l.build(), l.down(), l.status(), l.run(), l.kubectl(), l.logs(), l.images(),
 		l.stop(), l.start(), check(), l.anchor(), l.registry(), loadBalancer())
 	return c
 }
@@ -58,6 +58,13 @@ func (l *selected) up() *cobra.Command {
 	}
 	c.Flags().IntVar(&l.o.Nodes, "nodes", 1, fmt.Sprintf("number of nodes, at most %d", cluster.MaxNodes))
 	return c
+}
+
+func (l *selected) build() *cobra.Command {
+	return &cobra.Command{
+		Use: "build", Short: "Install and build what the lab is made of, and start nothing", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cluster.Prepare(cmd.Context(), l.o) },
+	}
 }
 
 func (l *selected) down() *cobra.Command {
