@@ -26,8 +26,8 @@ nft "table inet gone { chain in { type filter hook prerouting priority -300; iif
 	{run: `kubectl wait node/node2 --for=condition=Ready --timeout=120s`},
 }
 
-// TestNodeGone loses one of two nodes under load. It needs a lab of two, which
-// is up before: make lab-up LABFLAGS="--nodes 2".
+// TestNodeGone loses one of two nodes under load. It needs a lab of two: set
+// LABFLAGS="--nodes 2".
 func TestNodeGone(t *testing.T) {
 	l := needLab(t)
 	if nodes := l.must(t, `kubectl get nodes -o name`); len(nodes.lines()) != 2 {
