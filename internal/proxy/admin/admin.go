@@ -45,6 +45,8 @@ type Proxy struct {
 	Started   time.Time
 	// State is LIVE, DRAINING, PRE_INITIALIZING or INITIALIZING.
 	State func() string
+	// Live is closed once State was LIVE; nil: Health waits for nothing.
+	Live <-chan struct{}
 	// Drain asks connections to end; StopListening also closes the sockets.
 	Drain         func()
 	StopListening func()
@@ -74,12 +76,28 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 	}
 }
 
-// Health serves /healthz/ready alone, for a port that probes may reach.
+// startHold is how long a probe of a proxy that starts may wait for its answer.
+// A kubelet asks again only a second after it heard no, and a proxy starts in a
+// tenth of one. It is less than the shortest timeout of those who ask, the
+// 500 ms of pilot-agent wait.
+const startHold = 400 * time.Millisecond
+
+// Health serves /healthz/ready alone, for a port that probes may reach. Until
+// the proxy was live once, an answer may take startHold.
 func (p *Proxy) Health() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/healthz/ready" {
 			http.NotFound(w, r)
 			return
+		}
+		if p.Live != nil {
+			hold := time.NewTimer(startHold)
+			defer hold.Stop()
+			select {
+			case <-p.Live:
+			case <-hold.C:
+			case <-r.Context().Done():
+			}
 		}
 		p.ready(w, r)
 	})

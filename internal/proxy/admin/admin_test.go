@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -135,6 +136,33 @@ func TestHealthServesOnePath(t *testing.T) {
 		if w.Code != code {
 			t.Errorf("%s: %d, want %d", path, w.Code, code)
 		}
+	}
+}
+
+// A kubelet that hears no asks again a second later: the first answer waits.
+func TestHealthHoldsTheAnswerWhileTheProxyStarts(t *testing.T) {
+	for name, c := range map[string]struct {
+		starts bool
+		code   int
+		took   time.Duration
+	}{
+		"live in time": {true, 200, startHold / 4},
+		"not live":     {false, 503, startHold},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				live, state := make(chan struct{}), "INITIALIZING"
+				p := &Proxy{State: func() string { return state }, Live: live}
+				if c.starts {
+					time.AfterFunc(startHold/4, func() { state = "LIVE"; close(live) })
+				}
+				begin, w := time.Now(), httptest.NewRecorder()
+				p.Health().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/healthz/ready", nil))
+				if w.Code != c.code || time.Since(begin) != c.took {
+					t.Errorf("%d after %s, want %d after %s", w.Code, time.Since(begin), c.code, c.took)
+				}
+			})
+		})
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 func (s *Server) startAdmin(ctx context.Context, wg *sync.WaitGroup) error {
 	p := &admin.Proxy{
 		Bootstrap: s.bs.Message, Registry: s.registry, Clusters: s.clusters, Listeners: s.listeners, Secrets: s.secrets,
-		Level: s.opts.Level, Version: s.opts.Version, Started: s.started, State: s.state,
+		Level: s.opts.Level, Version: s.opts.Version, Started: s.started, State: s.state, Live: s.becameLive,
 		Drain: s.requestDrain, StopListening: s.listeners.StopListening, Quit: s.requestQuit,
 		Options: map[string]any{
 			"service_node": s.bs.Node.GetId(), "service_cluster": s.bs.Node.GetCluster(),

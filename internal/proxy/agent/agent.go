@@ -104,13 +104,15 @@ type Server struct {
 	wantMu sync.Mutex // guards wanted
 	wanted map[string]bool
 
-	started  time.Time
-	live     atomic.Bool
-	draining atomic.Bool
-	quit     chan struct{}
-	quitOnce sync.Once
-	hurry    bool          // draining waits for connections alone; of run's goroutine
-	drainReq chan struct{} // /drain_listeners
+	started time.Time
+	live    atomic.Bool
+	// becameLive is closed when live is set.
+	becameLive chan struct{}
+	draining   atomic.Bool
+	quit       chan struct{}
+	quitOnce   sync.Once
+	hurry      bool          // draining waits for connections alone; of run's goroutine
+	drainReq   chan struct{} // /drain_listeners
 }
 
 // Run starts the proxy of a bootstrap and serves until ctx is done; it then
@@ -148,7 +150,7 @@ func newServer(bs *bootstrap.Bootstrap, o Options) (*Server, error) {
 	}
 	s := &Server{
 		bs: bs, opts: o, log: o.Log, registry: telemetry.NewRegistry(), secrets: new(secret.Store),
-		wanted: map[string]bool{}, started: time.Now(), quit: make(chan struct{}), drainReq: make(chan struct{}, 1),
+		wanted: map[string]bool{}, started: time.Now(), quit: make(chan struct{}), becameLive: make(chan struct{}), drainReq: make(chan struct{}, 1),
 	}
 	s.memory.start()
 	s.sinks = accesslog.NewSinks(o.Stdout, o.Stderr, s.registry.Server.AccessLogsDropped.Inc)
@@ -285,6 +287,7 @@ func (s *Server) checkReady() {
 		return
 	}
 	if s.live.CompareAndSwap(false, true) {
+		close(s.becameLive)
 		after := time.Since(s.started)
 		s.registry.Server.SetState(telemetry.StateLive)
 		s.registry.Server.InitializationMs.Set(after.Milliseconds())
