@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// TestTaskPages runs the commands of every page below docs/tasks, in order, in
-// one shell per page, and holds what they print to what the page shows. In what
+// TestTaskPages runs the commands of the pages below docs/tasks that need no
+// cluster, in order, in one shell per page, and holds what they print to what the page shows. In what
 // is shown "..." stands for anything and white space for any white space.
 func TestTaskPages(t *testing.T) {
-	pages, err := filepath.Glob("../../docs/tasks/*.md")
+	pages, err := filepath.Glob("../../docs/tasks/one-machine*.md") // the others speak to whatever cluster kubectl knows
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("pages: %v, %v", pages, err)
 	}
