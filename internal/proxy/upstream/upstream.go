@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/lateen-mesh/lateen/internal/proxy/cluster"
@@ -185,6 +186,11 @@ func (o *owned) CloseWrite() error {
 
 // failure turns a failed dial or handshake into the stream's error.
 func failure(ctx context.Context, timeout time.Duration, stage string, err error) error {
+	// The socket's deadline is the context's, and its timer may be the first to
+	// run; the context then says within moments whose time it was.
+	if d, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(d) {
+		<-ctx.Done()
+	}
 	if ctx.Err() != nil {
 		if cause := context.Cause(ctx); !errors.Is(cause, errConnectTimeout) {
 			return cause
