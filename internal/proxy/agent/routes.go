@@ -145,7 +145,8 @@ func splitHost(name string) (config string, ok bool) {
 
 var errHostName = errors.New("the name is not <route configuration>/<host>")
 
-// setHosts takes changed and removed virtual hosts.
+// setHosts takes changed and removed virtual hosts. A removed "<route
+// configuration>/*" says that there are none to wait for.
 func (rs *routes) setHosts(changed []route.HostResource, removed []string) map[string]error {
 	bad := map[string]error{}
 	type batch struct {
@@ -204,13 +205,14 @@ func collectHostErrors(err error, changed []route.HostResource, bad map[string]e
 	}
 }
 
-// hostsComplete says that the control plane has answered the subscriptions made
-// so far with nothing: there are no virtual hosts to wait for.
-func (rs *routes) hostsComplete() {
+// hostsRefused says that these virtual hosts came and cannot be used: their
+// configurations were answered, and listeners go on with what else there is.
+func (rs *routes) hostsRefused(names []string) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	for _, e := range rs.entries {
-		if t := e.source.Load(); t != nil && t.VHDS() && !e.hasHosts {
+	for _, n := range names {
+		config, _ := splitHost(n)
+		if e := rs.entries[config]; e != nil {
 			e.hasHosts = true
 			e.settle()
 		}

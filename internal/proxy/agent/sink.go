@@ -16,8 +16,6 @@ import (
 // sink brings resources to the rooms that live by them.
 type sink struct {
 	s *Server
-	// applied says that the response in progress held virtual hosts.
-	applied bool
 }
 
 // Apply implements xdsclient.Sink.
@@ -50,7 +48,6 @@ func (k *sink) Apply(t xdsclient.Type, changed []xdsclient.Resource, removed []s
 			return k.s.routes.set(r.Message.(*routev3.RouteConfiguration))
 		}, nil, nil)
 	case xdsclient.VirtualHosts:
-		k.applied = true
 		hosts := make([]route.HostResource, len(changed))
 		for i, r := range changed {
 			hosts[i] = route.HostResource{Name: r.Name, Version: r.Version, Host: r.Message.(*routev3.VirtualHost)}
@@ -93,10 +90,7 @@ func (k *sink) Names(t xdsclient.Type) []string {
 // settled is called when a response has been applied and acknowledged.
 func (k *sink) settled(t xdsclient.Type) {
 	if t == xdsclient.VirtualHosts {
-		if !k.applied {
-			k.s.routes.hostsComplete()
-		}
-		k.applied = false
+		k.s.routes.hostsRefused(k.s.xds.Cache().Rejected(t))
 	}
 	if t == xdsclient.NameTables && !k.s.dns.Ready() {
 		k.s.applyNames(nil) // the answer was empty

@@ -51,6 +51,20 @@ func (c *Cache) Get(t Type, name string) (Entry, bool) {
 	return e, ok
 }
 
+// Rejected are the names, in no order, of the resources of a type whose newest
+// version was refused.
+func (c *Cache) Rejected(t Type) []string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []string
+	for n, e := range c.entries[t] {
+		if e.Rejected != "" {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 // Version is the system version of the last response of a type.
 func (c *Cache) Version(t Type) string {
 	c.mu.RLock()

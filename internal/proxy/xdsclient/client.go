@@ -6,7 +6,8 @@
 // Clusters and listeners are subscribed to as a whole; endpoints, routes and
 // secrets by the names that accepted configuration refers to; the virtual hosts
 // of a route configuration with `vhds` by the name "<route configuration>/*",
-// which stands for every "<route configuration>/<host>". A refused resource
+// which stands for every "<route configuration>/<host>" and is removed when there
+// are none. A refused resource
 // keeps its last good version, the others of its response are applied, and the
 // NACK names each refused one.
 package xdsclient

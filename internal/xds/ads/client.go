@@ -49,6 +49,7 @@ type typeState struct {
 	names    *nameSet
 	sent     xds.Set
 	fresh    []string // asked for, not answered yet
+	groups   []string // `<route configuration>/*` asked for, not answered yet
 	owes     bool     // an answer, even an empty one
 
 	nonce    uint64   // of the last response; 0: none yet
@@ -87,6 +88,7 @@ type push struct {
 	nonce string
 	state xds.Set // what the proxy has afterwards
 	fresh bool    // it answers what was fresh
+	part  bool    // and nothing else: groups and what is owed still wait
 }
 
 // client is the state of one stream. Its methods do no I/O.
@@ -325,7 +327,7 @@ func (c *client) subscribe(st *typeState, add, remove []string) {
 	}
 	now, fresh := edit(st.names.all(), add, remove)
 	for _, n := range fresh {
-		if strings.HasSuffix(n, "/*") {
+		if isGroup(n) {
 			st.restrict()
 			st.owes = true
 			break
@@ -334,10 +336,16 @@ func (c *client) subscribe(st *typeState, add, remove []string) {
 	old := st.names
 	st.names = c.server.names.intern(now)
 	c.server.names.release(old)
-	st.fresh = append(st.fresh, fresh...)
-	st.fresh = slices.DeleteFunc(st.fresh, func(n string) bool {
-		return strings.HasSuffix(n, "/*") || !st.names.has(n)
-	})
+	for _, n := range fresh {
+		if isGroup(n) {
+			st.groups = append(st.groups, n)
+		} else {
+			st.fresh = append(st.fresh, n)
+		}
+	}
+	gone := func(n string) bool { return !st.names.has(n) }
+	st.fresh = slices.DeleteFunc(st.fresh, gone)
+	st.groups = slices.DeleteFunc(st.groups, gone)
 }
 
 // recall returns the set a reconnecting proxy has: of the resources that did not
@@ -483,6 +491,9 @@ func (c *client) plan(st *typeState, removals bool) *push {
 		p.gone, missing = nil, nil
 	}
 	p.gone = append(p.gone, missing...)
+	if !silent {
+		p.gone = append(p.gone, st.emptyGroups(now)...)
+	}
 	if len(p.put) > 0 || len(p.gone) > 0 || st.owes || len(st.fresh) > 0 && !silent {
 		slices.Sort(p.gone)
 		p.gone = slices.Compact(p.gone)
@@ -500,7 +511,7 @@ func (c *client) answerFresh(st *typeState) *push {
 	if len(st.fresh) == 0 {
 		return nil
 	}
-	p := &push{st: st, fresh: true}
+	p := &push{st: st, fresh: true, part: true}
 	now := c.target(st)
 	missing := p.addFresh(now)
 	p.state = without(overlay(st.sent, now, st.fresh), missing)
@@ -532,6 +543,18 @@ func (p *push) addFresh(now xds.Set) (missing []string) {
 	return slices.Compact(missing)
 }
 
+// emptyGroups returns the groups just asked for that have no resources. They are
+// answered as a name is that does not exist: a proxy that waits for the hosts of
+// one route configuration cannot tell from those of others that it has none.
+func (st *typeState) emptyGroups(now xds.Set) (empty []string) {
+	for _, g := range st.groups {
+		if !hasGroup(now, g) {
+			empty = append(empty, g)
+		}
+	}
+	return empty
+}
+
 // start accounts for a response as sent.
 func (c *client) start(p *push, now time.Time) *push {
 	st := p.st
@@ -550,7 +573,10 @@ func (c *client) start(p *push, now time.Time) *push {
 	} else {
 		st.version = setVersion(p.state, st.covers)
 	}
-	st.fresh, st.owes = nil, false
+	st.fresh = nil
+	if !p.part {
+		st.groups, st.owes = nil, false
+	}
 	st.carried = p
 	return p
 }

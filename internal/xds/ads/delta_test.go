@@ -123,7 +123,7 @@ func TestDeltaSubscriptions(t *testing.T) {
 	d.subscribe(xds.VirtualHostType, "s/x", "s/none")
 	d.ack(d.expect(xds.VirtualHostType, "s/x", "s/none"))
 	d.subscribe(xds.VirtualHostType, "q/*")
-	d.ack(d.expect(xds.VirtualHostType, "", "")) // none yet: confirmed
+	d.ack(d.expect(xds.VirtualHostType, "", "q/*")) // none yet: confirmed
 	d.subscribe(xds.VirtualHostType, "s/*")
 	d.ack(d.expect(xds.VirtualHostType, "", "")) // has them
 	f.source.feed.Publish(view(3, map[string]string{xds.EndpointType: "a=1 b=2 ghost=1", xds.VirtualHostType: "r/x=1 q/y=1"}))

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/lateen-mesh/lateen/internal/xds"
 )
 
 // nameSet is an immutable sorted list of subscribed names, shared by all streams
@@ -51,6 +53,21 @@ func (s *nameSet) covers(name string) bool {
 		return strings.Compare(have, prefix)
 	})
 	return ok
+}
+
+// isGroup says whether a name asks for all virtual hosts of a route configuration.
+func isGroup(name string) bool { return strings.HasSuffix(name, "/*") }
+
+// hasGroup says whether a set holds a resource that a group's name stands for.
+func hasGroup(s xds.Set, group string) bool {
+	prefix := strings.TrimSuffix(group, "*")
+	i, _ := slices.BinarySearchFunc(s, prefix, func(r *xds.Resource, name string) int { return strings.Compare(r.Name, name) })
+	for ; i < len(s) && strings.HasPrefix(s[i].Name, prefix); i++ {
+		if strings.LastIndexByte(s[i].Name, '/') == len(prefix)-1 {
+			return true
+		}
+	}
+	return false
 }
 
 // interner holds one copy of each name set in use.
