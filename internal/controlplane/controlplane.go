@@ -103,6 +103,7 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	p.onClose(func() { _ = p.store.Close() }) // only stops watching
 	p.publisher = newPublisher(opts.Log)
+	p.publisher.pods = p.cluster != nil
 	p.ads = ads.NewServer(p.publisher, ads.Options{Log: opts.Log})
 	if err := p.openAuthority(ctx); err != nil {
 		return err

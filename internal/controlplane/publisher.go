@@ -23,6 +23,7 @@ import (
 type publisher struct {
 	log      *slog.Logger
 	pipeline *xds.Pipeline
+	pods     bool          // proxies are in pods that the store knows; set before the first connects
 	ready    chan struct{} // closed after the first batch
 
 	feedMu sync.Mutex // guards feeds; may be taken with the pipeline's lock held, never the other way
@@ -138,12 +139,8 @@ func (p *publisher) Connect(ctx context.Context, c *ads.Client) (ads.Subscriptio
 	if err != nil {
 		return nil, err
 	}
-	if c.Identity != "" {
-		// A proxy may only ask for what its own namespace sees.
-		id, err := identity.Parse(c.Identity)
-		if err != nil || id.Namespace != class.Namespace {
-			return nil, status.Errorf(codes.PermissionDenied, "a proxy of namespace %q has the identity %s", class.Namespace, c.Identity)
-		}
+	if class, err = p.proved(class, c.Identity); err != nil {
+		return nil, err
 	}
 	p.pipeline.Hold(class, func(v *xds.View) {
 		p.feedMu.Lock()
@@ -153,6 +150,23 @@ func (p *publisher) Connect(ctx context.Context, c *ads.Client) (ads.Subscriptio
 	p.feedMu.Lock()
 	defer p.feedMu.Unlock()
 	return &subscription{Feed: p.feeds[class], class: class, publisher: p}, nil
+}
+
+// proved holds a class against the identity of its proxy, empty where nothing is
+// proved: a proxy may only ask for what its own namespace sees, and a gateway in
+// a cluster only for what its account's pod is given.
+func (p *publisher) proved(class xds.Class, proof string) (xds.Class, error) {
+	if proof == "" {
+		return class, nil
+	}
+	id, err := identity.Parse(proof)
+	if err != nil || id.Namespace != class.Namespace {
+		return class, status.Errorf(codes.PermissionDenied, "a proxy of namespace %q has the identity %s", class.Namespace, proof)
+	}
+	if p.pods && class.Mode == compile.ModeGateway {
+		class.Account = id.ServiceAccount
+	}
+	return class, nil
 }
 
 type subscription struct {

@@ -23,6 +23,9 @@ type Class struct {
 	// Pod is the name of the proxy's pod, and Addresses what the proxy has
 	// beside Address, comma-separated: both as the node says.
 	Pod, Addresses string
+	// Account is the service account that a gateway in a cluster has proved to
+	// run as. Empty: there are no pods to hold it against.
+	Account string
 	// OnDemand: virtual hosts are resources of their own.
 	OnDemand bool
 	// DNS: the proxy answers the DNS queries of its pod.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lateen-mesh/lateen/internal/compile"
 	"github.com/lateen-mesh/lateen/internal/config"
+	"github.com/lateen-mesh/lateen/internal/config/k8s"
 	"github.com/lateen-mesh/lateen/internal/graph"
 )
 
@@ -66,6 +67,9 @@ func (v *views) credentials(c *graph.Ctx, class Class, _ bool) (*credentials, bo
 
 func (v *views) compileSecrets(c *graph.Ctx, class Class, wanted *credentials) (*secretState, bool) {
 	out := &secretState{}
+	if class.Account != "" && !v.provesPod(c, class) {
+		return out, true
+	}
 	for _, name := range wanted.names {
 		from := compile.CredentialSecrets(name)
 		var found []*config.Object
@@ -87,6 +91,19 @@ func (v *views) compileSecrets(c *graph.Ctx, class Class, wanted *credentials) (
 	}
 	out.set = sortSet(out.set)
 	return out, true
+}
+
+// provesPod tells whether a gateway is the pod that it says it is: one of its
+// account, at its address, so that the labels which select it are the pod's own.
+// Else every account of a namespace could read the keys of its gateways by
+// claiming their labels.
+func (v *views) provesPod(c *graph.Ctx, class Class) bool {
+	pod, ok := graph.Fetch(c, v.cluster.pods, compile.Ref{Namespace: class.Namespace, Name: class.Pod})
+	if !ok || pod.Spec.(*k8s.Pod).ServiceAccount != class.Account {
+		return false
+	}
+	_, ok = compile.PodWorkload(class.workload(), pod)
+	return ok
 }
 
 // Missing lists the secrets that gateways which are held refer to and that

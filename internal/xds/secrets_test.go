@@ -117,3 +117,40 @@ func TestGatewaySecrets(t *testing.T) {
 		t.Errorf("missing: %v; want one whose key is not the certificate's", m)
 	}
 }
+
+// TestGatewaySecretsNeedTheGatewaysAccount: whoever has another account of the
+// namespace is not given a gateway's keys, whatever it says that it is.
+func TestGatewaySecretsNeedTheGatewaysAccount(t *testing.T) {
+	cert, key := keyPair(t)
+	p := NewPipeline(nil)
+	pod := func(name, address, account, app string) config.Event {
+		k := config.Key{Kind: config.Pod, Namespace: "istio-system", Name: name}
+		return config.Event{Key: k, Object: &config.Object{Key: k, Labels: map[string]string{"istio": app},
+			Spec: &k8s.Pod{IPs: []string{address}, ServiceAccount: account}}}
+	}
+	p.Apply(append(events(t, securedGateway),
+		secretEvent("istio-system", "shop-cert", map[string][]byte{"tls.crt": cert, "tls.key": key, "ca.crt": cert}),
+		pod("gw", "10.0.0.2", "gateway", "ingressgateway"), pod("app", "10.0.0.3", "default", "app")))
+	for _, c := range []struct {
+		what, pod, address, account string
+		want                        int
+	}{
+		{"the gateway", "gw", "10.0.0.2", "gateway", 2},
+		{"another account under the gateway's name", "gw", "10.0.0.2", "default", 0},
+		{"a pod that does not exist", "none", "10.0.0.9", "default", 0},
+		{"a pod with the gateway's labels in its node only", "app", "10.0.0.3", "default", 0},
+		{"the same at an address that is not its own", "app", "10.0.0.9", "default", 0},
+	} {
+		class := Class{Mode: compile.ModeGateway, Namespace: "istio-system", Address: c.address, Pod: c.pod,
+			Account: c.account, Labels: "istio=ingressgateway"}
+		p.Hold(class, func(*View) {})
+		if got := len(p.View(class).Sets[SecretType]); got != c.want {
+			t.Errorf("%s is given %d secrets, want %d", c.what, got, c.want)
+		}
+	}
+	late := Class{Mode: compile.ModeGateway, Namespace: "istio-system", Address: "10.0.0.5", Pod: "late", Account: "gateway", Labels: "istio=ingressgateway"}
+	p.Hold(late, func(*View) {})
+	if p.Apply([]config.Event{pod("late", "10.0.0.5", "gateway", "ingressgateway")}); len(p.View(late).Sets[SecretType]) != 2 {
+		t.Error("a gateway whose pod is seen after it connected is given no secrets")
+	}
+}
