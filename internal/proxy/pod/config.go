@@ -203,13 +203,19 @@ func (l *loader) podinfo() error {
 	return err
 }
 
-// proxyConfig merges in Istio's order: the mesh's default, PROXY_CONFIG, the
-// pod's annotation; then the environment that proxyMetadata stands for.
+// proxyConfig merges the mesh's default and PROXY_CONFIG, and then sets the
+// environment that proxyMetadata stands for. The pod's annotation counts only
+// without PROXY_CONFIG: the injector has merged it there already, below the
+// ProxyConfig objects that override it.
 func (l *loader) proxyConfig() error {
-	sources := []struct {
+	type source struct {
 		name string
 		text []byte
-	}{{"PROXY_CONFIG", []byte(l.env["PROXY_CONFIG"])}, {"annotation proxy.istio.io/config", []byte(l.annotations["proxy.istio.io/config"])}}
+	}
+	sources := []source{{"PROXY_CONFIG", []byte(l.env["PROXY_CONFIG"])}}
+	if l.env["PROXY_CONFIG"] == "" {
+		sources[0] = source{"annotation proxy.istio.io/config", []byte(l.annotations["proxy.istio.io/config"])}
+	}
 	if f := l.flags.MeshConfigFile; f != "" {
 		b, err := l.e.ReadFile(f)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -219,10 +225,7 @@ func (l *loader) proxyConfig() error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", f, err)
 		}
-		sources = append([]struct {
-			name string
-			text []byte
-		}{{f, text}}, sources...)
+		sources = append([]source{{f, text}}, sources...)
 	}
 	for _, s := range sources {
 		warn, err := ParseProxyConfig(s.text, &l.c.Proxy)

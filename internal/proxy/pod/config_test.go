@@ -37,7 +37,7 @@ func TestLoadWhatTheInjectorWrites(t *testing.T) {
 	c, err := Load(Flags{Role: Sidecar, Domain: "default.svc.cluster.local"}, environment(files,
 		"POD_NAME=todoui-1", "POD_NAMESPACE=default", "SERVICE_ACCOUNT=default", "INSTANCE_IP=10.244.0.13,fd00::d", "HOST_IP=10.0.0.2",
 		"CA_ADDR=istiod-canary.istio-system.svc:15012",
-		`PROXY_CONFIG={"discoveryAddress":"istiod-canary.istio-system.svc:15012","terminationDrainDuration":"20s","holdApplicationUntilProxyStarts":true,"tracing":{},"proxyMetadata":{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS":"true"},"zipkin":"x"}`,
+		`PROXY_CONFIG={"discoveryAddress":"istiod-canary.istio-system.svc:15012","terminationDrainDuration":"20s","holdApplicationUntilProxyStarts":true,"concurrency":2,"tracing":{},"proxyMetadata":{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS":"true"},"zipkin":"x"}`,
 		"ISTIO_META_CLUSTER_ID=Kubernetes", `ISTIO_META_POD_PORTS=[{"containerPort":8090}]`, `ISTIO_METAJSON_EXTRA={"NETWORK":"n1"}`, "ISTIO_META_MESH_ID=cluster.local",
 	))
 	if err != nil {
@@ -47,21 +47,21 @@ func TestLoadWhatTheInjectorWrites(t *testing.T) {
 		t.Errorf("node id %q, want %q", got, want)
 	}
 	want := map[string]any{
-		"CLUSTER_ID": "Kubernetes", "POD_PORTS": `[{"containerPort":8090}]`, "NETWORK": "n1", "MESH_ID": "cluster.local", "DNS_CAPTURE": "true",
+		"CLUSTER_ID": "Kubernetes", "POD_PORTS": `[{"containerPort":8090}]`, "NETWORK": "n1", "MESH_ID": "cluster.local",
 		"NAME": "todoui-1", "NAMESPACE": "default", "SERVICE_ACCOUNT": "default", "INSTANCE_IPS": "10.244.0.13,fd00::d",
 		"PILOT_SAN": []string{"istiod-canary.istio-system.svc"}, "LATEEN_VHDS": "true",
 		"LABELS":      map[string]string{"app": "todoui", "topology.kubernetes.io/region": "west", "topology.kubernetes.io/zone": "west-1"},
 		"ANNOTATIONS": map[string]string{"proxy.istio.io/config": "concurrency: 3\nproxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n"},
 		"PROXY_CONFIG": map[string]any{
 			"discoveryAddress": "istiod-canary.istio-system.svc:15012", "terminationDrainDuration": "20s", "holdApplicationUntilProxyStarts": true,
-			"tracing": map[string]any{}, "zipkin": "x", "concurrency": 3,
-			"proxyMetadata": map[string]any{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "ISTIO_META_DNS_CAPTURE": "true"},
+			"tracing": map[string]any{}, "zipkin": "x", "concurrency": 2,
+			"proxyMetadata": map[string]any{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true"},
 		},
 	}
 	if diff := cmp.Diff(want, c.Metadata); diff != "" {
 		t.Errorf("metadata (-want +got):\n%s", diff)
 	}
-	if c.Proxy.Concurrency != 3 || !c.DrainToZero || c.MinimumDrain != 5*time.Second || c.ServiceCluster != "todoui.default" || c.CAAddress != "" || c.Plaintext {
+	if c.Proxy.Concurrency != 2 || !c.DrainToZero || c.MinimumDrain != 5*time.Second || c.ServiceCluster != "todoui.default" || c.CAAddress != "" || c.Plaintext {
 		t.Errorf("got %+v", c)
 	}
 	if c.Admin != "127.0.0.1:15000" || c.Status != ":15020" || c.Health != ":15021" || c.Prometheus != ":15090" {
@@ -79,6 +79,22 @@ func TestLoadWhatTheInjectorWrites(t *testing.T) {
 	}
 	if bs.ADS == nil || !bs.CDS || !bs.LDS {
 		t.Error("the bootstrap does not follow a control plane")
+	}
+}
+
+// Nobody has merged the annotation of a pod whose sidecar came without
+// PROXY_CONFIG.
+func TestLoadAnnotationWithoutProxyConfig(t *testing.T) {
+	files := map[string]string{
+		defaultAnnotations: "proxy.istio.io/config=\"concurrency: 3\\nproxyMetadata:\\n  ISTIO_META_DNS_CAPTURE: \\\"true\\\"\\n\"\n",
+		"/mesh":            "defaultConfig: {concurrency: 4, discoveryAddress: 'lateend.mesh.svc:15010'}\n",
+	}
+	c, err := Load(Flags{Role: Sidecar, MeshConfigFile: "/mesh"}, environment(files, "POD_NAME=a", "POD_NAMESPACE=default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Proxy.Concurrency != 3 || c.Metadata["DNS_CAPTURE"] != "true" || !c.Plaintext {
+		t.Errorf("got %+v", c)
 	}
 }
 
