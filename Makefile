@@ -20,8 +20,10 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 TAGS     := grpcnotrace
 BINARIES := lateen lateend lateen-proxy bookinfo
 MODULES  := . test/interop test/lab
-# The walkthroughs on a real cluster; where there can be none they skip.
-LABTESTS := test/e2e/kubernetes:lab
+# Directories whose tests run after all others, each alone, with their build
+# tag: whole meshes under load, the second on a real cluster where there can be
+# one.
+ALONE    := test/e2e:e2e test/e2e/kubernetes:lab
 
 .PHONY: build demo test lint bench bench-control bench-kubernetes fuzz lab-up lab-down lab-images gateway-api-crds clean
 
@@ -36,14 +38,14 @@ demo: build
 	bin/lateen demo
 
 test: lab-build
-	CGO_ENABLED=1 go run ./test/run -race $(MODULES) $(LABTESTS)
+	CGO_ENABLED=1 go run ./test/run -race $(MODULES) $(ALONE)
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	for m in $(MODULES); do (cd $$m && go mod verify >/dev/null && go vet ./... ); done
-	go vet -tags lab $(LABTESTS:%:lab=./%)
+	go vet -tags e2e,lab,nodes ./test/e2e/...
 	go tool staticcheck ./...
-	go tool staticcheck -tags lab $(LABTESTS:%:lab=./%)
+	go tool staticcheck -tags e2e,lab,nodes ./test/e2e/...
 	@echo lint ok
 
 # Debian packages when root; otherwise they must be there.
@@ -83,6 +85,11 @@ lab-build: bin/lab
 	@if ! bin/lab check >/dev/null; then echo "no lab: bin/lab check says why"; exit 0; fi; \
 	for p in curl openssl; do command -v $$p >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$p; }; done; \
 	bin/lab build
+
+# A node goes, under load; it takes a lab of two.
+.PHONY: test-node-gone
+test-node-gone: lab-build
+	LABFLAGS="--nodes 2" go test -tags lab,nodes -count=1 -v -run TestNodeGone ./test/e2e/kubernetes
 
 LABFLAGS ?=
 lab-up: bin/lab

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build e2e
+
 // Package e2e runs the demo mesh as a user does, with the built binaries, and
 // asks of it what Istio's documents promise.
 package e2e

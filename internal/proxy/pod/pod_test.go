@@ -231,7 +231,7 @@ func TestWait(t *testing.T) {
 	if err := Wait(t.Context(), WaitOptions{URL: url, Period: 1}); err != nil || asked.Load() != 3 {
 		t.Errorf("asked %d times: %v", asked.Load(), err)
 	}
-	never := "http://" + origin(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "warming", 503) })
+	never := "http://" + origin(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "warming", http.StatusServiceUnavailable) })
 	err := Wait(t.Context(), WaitOptions{URL: never, Period: 1, Timeout: 1})
 	if err == nil || !strings.Contains(err.Error(), "not ready after") {
 		t.Errorf("got %v", err)

@@ -179,16 +179,6 @@ func (l *lab) perform(t *testing.T, c command, vars map[string]string) output {
 	}
 }
 
-func judge(c command, o output) error {
-	if o.code != c.exit {
-		return fmt.Errorf("exit code %d, want %d", o.code, c.exit)
-	}
-	if c.check != nil {
-		return c.check(o)
-	}
-	return nil
-}
-
 // look is what one would look at when a command failed.
 func (l *lab) look() string {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

@@ -165,3 +165,14 @@ func share(word string, total int, percent float64) func(output) error {
 		return nil
 	}
 }
+
+// judge compares an output with what the document shows.
+func judge(c command, o output) error {
+	if o.code != c.exit {
+		return fmt.Errorf("exit code %d, want %d", o.code, c.exit)
+	}
+	if c.check != nil {
+		return c.check(o)
+	}
+	return nil
+}

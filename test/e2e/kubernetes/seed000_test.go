@@ -11,8 +11,8 @@ import (
 const (
 	ours       = "lateen in istioctl's place"
 	local      = "a file of this tree for an address"
-	telemetry  = "the telemetry issue: the add-ons read Istio's metrics"
-	console    = "the console issue"
+	telemetry  = "telemetry: the add-ons read Istio's metrics"
+	console    = "the console"
 	ownName    = "the pod's own name"
 	inWords    = "the document says it in words"
 	noTerminal = "the file is written without an editor"
