@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 )
 
 // Bundles keeps the CA bundle of our webhooks' configurations, by which the
@@ -87,7 +86,7 @@ func (b *Bundles) validating(ctx context.Context) error {
 		// Until now nobody could answer, and no configuration could have been
 		// written if that had failed.
 		if p := c.Webhooks[i].FailurePolicy; p == nil || *p != admissionregistrationv1.Fail {
-			c.Webhooks[i].FailurePolicy, changed = ptr.To(admissionregistrationv1.Fail), true
+			c.Webhooks[i].FailurePolicy, changed = new(admissionregistrationv1.Fail), true
 		}
 	}
 	if !changed {
