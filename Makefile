@@ -89,11 +89,11 @@ lab-build: bin/lab
 # A node goes, under load; it takes a lab of two.
 .PHONY: test-node-gone
 test-node-gone: lab-build
-	LABFLAGS="--nodes 2" go test -tags lab,nodes -count=1 -v -run TestNodeGone ./test/e2e/kubernetes
+	NODES=2 go test -tags lab,nodes -count=1 -v -run TestNodeGone ./test/e2e/kubernetes
 
-LABFLAGS ?=
+NODES ?= 1
 lab-up: bin/lab
-	bin/lab up $(LABFLAGS)
+	bin/lab up --nodes $(NODES)
 
 lab-down: bin/lab
 	bin/lab down
