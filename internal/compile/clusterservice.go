@@ -114,6 +114,7 @@ func (in *EndpointsInput) clusterEndpoints() []mesh.Endpoint {
 	families := map[string]string{} // by pod, the family that was taken
 	seen := map[string]bool{}
 	var out []mesh.Endpoint
+	var able []int // of out, those whose pods' containers are ready
 	for _, o := range list {
 		s := o.Spec.(*k8s.EndpointSlice)
 		if s.AddressType == "FQDN" {
@@ -134,11 +135,29 @@ func (in *EndpointsInput) clusterEndpoints() []mesh.Endpoint {
 			families[at.pod] = at.family
 			if id := e.Address + "|" + e.Workload + "|" + key; !seen[id] {
 				seen[id] = true
+				if in.able(&s.Endpoints[i]) {
+					able = append(able, len(out))
+				}
 				out = append(out, e)
 			}
 		}
 	}
+	if !slices.ContainsFunc(out, func(e mesh.Endpoint) bool { return !e.Unready }) {
+		// Not one is left. When it is because the cluster has lost sight of the
+		// nodes, as it does after an outage of its API server, a try is better than
+		// a certain refusal.
+		for _, i := range able {
+			out[i].Unready = false
+		}
+	}
 	return out
+}
+
+// able tells whether an endpoint that is not ready is so only by the word of
+// the node controller.
+func (in *EndpointsInput) able(e *k8s.Endpoint) bool {
+	pod := in.Pods[e.Pod]
+	return pod != nil && !e.Terminating && pod.Spec.(*k8s.Pod).Able && !pod.Spec.(*k8s.Pod).Terminating
 }
 
 func addressType(s *k8s.Service) string {

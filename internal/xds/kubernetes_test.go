@@ -154,7 +154,8 @@ func TestHeadless(t *testing.T) {
 }
 
 // TestReadiness: an endpoint counts while it is ready; a service that publishes
-// the others too says so; when none is ready there is none.
+// the others too says so; when none is ready there is none, but for those that
+// only the node controller calls so.
 func TestReadiness(t *testing.T) {
 	text := shop("10.0.0.9", "IPv4", "10.0.0.9", "10.96.0.3")
 	class := Class{Mode: compile.ModeRedirect, Namespace: "other", Address: "10.0.0.1"}
@@ -167,13 +168,15 @@ func TestReadiness(t *testing.T) {
 		{"terminating", "ready: true}", "ready: false, serving: true, terminating: true}", 0},
 		{"its pod is not known yet", "pod: db-0", "pod: db-9", 0},
 		{"a slice without pods", "pod: db-0, ", "", 1},
+		{"its node is lost from sight", "serviceAccount: db", "able: true, serviceAccount: db", 1},
+		{"its node is lost and it ends", "serviceAccount: db", "able: true, terminating: true, serviceAccount: db", 0},
 		{"not ready, but published", "spec: {clusterIPs", "spec: {publishNotReady: true, clusterIPs", 1},
 	} {
 		edited := text
 		if c.from != "" {
 			edited = strings.ReplaceAll(text, c.from, c.to)
 		}
-		if strings.Contains(edited, "publishNotReady") {
+		if strings.Contains(edited, "publishNotReady") || strings.Contains(edited, "able: true") {
 			edited = strings.ReplaceAll(edited, "ready: true", "ready: false")
 		}
 		v := view(t, class, "", edited)

@@ -70,10 +70,14 @@ type Pod struct {
 	HostNetwork    bool
 	Phase          string // Pending, Running, Succeeded, Failed
 	Ready          bool
-	Terminating    bool
-	Ports          []ContainerPort
-	Hostname       string
-	Subdomain      string
+	// Able: its kubelet last said that all its containers are ready, and nothing
+	// else was asked for (readiness gates). Able and not Ready is a pod that the
+	// node controller has marked because it does not hear from the node.
+	Able        bool
+	Terminating bool
+	Ports       []ContainerPort
+	Hostname    string
+	Subdomain   string
 	// Workload is what owns the pod, as telemetry names it: the Deployment
 	// behind a ReplicaSet, the CronJob behind a Job; WorkloadKind its kind.
 	Workload     string

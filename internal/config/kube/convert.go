@@ -190,8 +190,11 @@ func Pod(p *corev1.Pod) *config.Object {
 		return nil
 	}
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
+		switch c.Type {
+		case corev1.PodReady:
 			spec.Ready = c.Status == corev1.ConditionTrue
+		case corev1.ContainersReady:
+			spec.Able = c.Status == corev1.ConditionTrue && len(p.Spec.ReadinessGates) == 0
 		}
 	}
 	// A native sidecar is an init container.
