@@ -43,9 +43,9 @@ test: lab-build
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	for m in $(MODULES); do (cd $$m && go mod verify >/dev/null && go vet ./... ); done
-	go vet -tags e2e,lab,nodes ./test/e2e/...
+	go vet -tags e2e,lab,faults ./test/e2e/...
 	go tool staticcheck ./...
-	go tool staticcheck -tags e2e,lab,nodes ./test/e2e/...
+	go tool staticcheck -tags e2e,lab,faults ./test/e2e/...
 	@echo lint ok
 
 # Debian packages when root; otherwise they must be there.
@@ -86,10 +86,13 @@ lab-build: bin/lab
 	for p in curl openssl; do command -v $$p >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$p; }; done; \
 	bin/lab build
 
-# A node goes, under load; it takes a lab of two.
-.PHONY: test-node-gone
+# What goes wrong, under load: the control plane, the API server, pods, and in a
+# lab of two a node. Minutes of it, so not among the tests of every change.
+.PHONY: test-faults test-node-gone
+test-faults: lab-build
+	go test -tags lab,faults -count=1 -v -timeout 30m -run TestFaults ./test/e2e/kubernetes
 test-node-gone: lab-build
-	NODES=2 go test -tags lab,nodes -count=1 -v -run TestNodeGone ./test/e2e/kubernetes
+	NODES=2 go test -tags lab,faults -count=1 -v -run TestNodeGone ./test/e2e/kubernetes
 
 NODES ?= 1
 lab-up: bin/lab

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build lab
+//go:build lab && faults
 
 package kubernetes
 
@@ -103,7 +103,8 @@ func running(n int) func(output) error {
 	}
 }
 
-// TestFaults counts the failed requests of a steady load during each fault.
+// TestFaults counts the failed requests of a steady load during each fault:
+// make test-faults.
 func TestFaults(t *testing.T) {
 	l := needLab(t)
 	vars := l.faultsMesh(t)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build lab && nodes
+//go:build lab && faults
 
 package kubernetes
 
